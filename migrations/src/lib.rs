@@ -1,0 +1,47 @@
+//! The schema of Keystead, as migrations that run on SQLite and on PostgreSQL alike.
+//! Imports nothing of `src/`: a migration must go on meaning what it meant when it landed.
+//! Every migration has a tested `down`; `LOSSES` says what going down destroys.
+//!
+//! Conventions: ids are UUIDs as text, so that the same SQL names a row in both databases' shells;
+//! times are microseconds since the Unix epoch in UTC (`*_us`), because SQLite has no time type that
+//! compares rightly; lists and maps are JSON text, read by the code alone.
+
+pub use sea_orm_migration::{MigratorTrait, sea_orm};
+use sea_orm_migration::prelude::*;
+
+mod columns;
+mod m20261121_000001_organizations_and_keys;
+mod m20261121_000002_usage_and_limits;
+mod m20261121_000003_audit;
+mod m20261121_000004_change_feed;
+
+/// All migrations, oldest first.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![
+            Box::new(m20261121_000001_organizations_and_keys::Migration),
+            Box::new(m20261121_000002_usage_and_limits::Migration),
+            Box::new(m20261121_000003_audit::Migration),
+            Box::new(m20261121_000004_change_feed::Migration),
+        ]
+    }
+}
+
+/// What `down` of a migration destroys, by the migration's name; shown before an operator confirms.
+///
+/// Returns "nothing" for a name without an entry.
+#[must_use]
+pub fn losses(name: &str) -> &'static str {
+    match name {
+        "m20261121_000001_organizations_and_keys" => {
+            "every organization, every API key, the imports, and with them the service itself"
+        }
+        "m20261121_000002_usage_and_limits" => "all usage, raw and summed, and what limits have counted",
+        "m20261121_000003_audit" => "all audit events and the head of their chain",
+        "m20261121_000004_change_feed" => "the change feed and its revision: replicas start from an empty cache",
+        _ => "nothing",
+    }
+}

@@ -1,0 +1,145 @@
+//! Pages of a list: their size, and where one begins. Lists go by keyset, so that the thousandth page costs what
+//! the first did: a position is the sort key of the last row shown, never a number of rows to skip.
+//! A page token is opaque and carries an HMAC (RFC 2104) over the position, the list's other arguments and the
+//! caller, so that it works for the list it came from and for nobody else.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::Invalid;
+
+/// The page size where none is asked for.
+const PAGE_SIZE_DEFAULT: u64 = 50;
+/// The largest page.
+const PAGE_SIZE_MAX: u64 = 1000;
+/// Bytes of the HMAC that a token carries.
+const TAG_LENGTH: usize = 16;
+/// The longest token that is looked at, in characters.
+const TOKEN_LENGTH_MAX: usize = 256;
+
+/// Where a page begins: after the row with this sort key and id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// The row's first sort key: creation time in microseconds, or a sequence number.
+    pub sort: i64,
+    /// The row's id, empty where the first sort key is unique.
+    pub id: String,
+}
+
+/// One page to read.
+#[derive(Debug, Clone)]
+pub struct PageRequest {
+    pub size: u64,
+    pub after: Option<Position>,
+}
+
+/// One page read: its rows, and the position after which the next begins, if there is one.
+#[derive(Debug)]
+pub struct Page<T> {
+    pub rows: Vec<T>,
+    pub next: Option<Position>,
+}
+
+/// Reads a page size: 0 stands for 50, more than 1000 for 1000.
+///
+/// # Errors
+/// Refuses negative sizes.
+pub fn parse_page_size(size: i32) -> Result<u64, Invalid> {
+    match u64::try_from(size) {
+        Ok(0) => Ok(PAGE_SIZE_DEFAULT),
+        Ok(size) => Ok(size.min(PAGE_SIZE_MAX)),
+        Err(_) => Err(Invalid::new("must not be negative")),
+    }
+}
+
+/// Writes and reads page tokens. The key comes from the database, so that every replica reads every token.
+pub struct PageTokens {
+    key: [u8; 32],
+}
+
+impl PageTokens {
+    /// Tokens under this key.
+    #[must_use]
+    pub const fn new(key: [u8; 32]) -> Self {
+        Self { key }
+    }
+
+    /// The token that begins after `position` in the list that `context` names: its kind, its other arguments
+    /// and the caller.
+    #[must_use]
+    pub fn encode(&self, position: &Position, context: &str) -> String {
+        let payload = format!("{}:{}", position.sort, position.id);
+        let mut token = self.tag(&payload, context).to_vec();
+        token.extend_from_slice(payload.as_bytes());
+        URL_SAFE_NO_PAD.encode(token)
+    }
+
+    /// Reads a token; empty stands for the first page.
+    ///
+    /// # Errors
+    /// Refuses whatever `encode` did not write for the same context.
+    pub fn decode(&self, token: &str, context: &str) -> Result<Option<Position>, Invalid> {
+        if token.is_empty() {
+            return Ok(None);
+        }
+        let refused = || Invalid::new("must be the token of the page before, with the same other arguments");
+        if token.len() > TOKEN_LENGTH_MAX {
+            return Err(refused());
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
+        let (tag, payload) = bytes.split_at_checked(TAG_LENGTH).ok_or_else(refused)?;
+        let payload = str::from_utf8(payload).map_err(|_| refused())?;
+        if !bool::from(subtle::ConstantTimeEq::ct_eq(tag, &self.tag(payload, context)[..])) {
+            return Err(refused());
+        }
+        let (sort, id) = payload.split_once(':').ok_or_else(refused)?;
+        let sort = sort.parse().map_err(|_| refused())?;
+        Ok(Some(Position { sort, id: id.to_owned() }))
+    }
+
+    fn tag(&self, payload: &str, context: &str) -> [u8; TAG_LENGTH] {
+        // HMAC fills a key shorter than its block of 64 bytes up with zeros; here this happens in the open.
+        let mut block = [0; 64];
+        for (to, from) in block.iter_mut().zip(self.key) {
+            *to = from;
+        }
+        let mut mac = <Hmac<Sha256> as KeyInit>::new(&block.into());
+        mac.update(&(payload.len() as u64).to_be_bytes());
+        mac.update(payload.as_bytes());
+        mac.update(context.as_bytes());
+        let full: [u8; 32] = mac.finalize().into_bytes().into();
+        let mut tag = [0; TAG_LENGTH];
+        tag.copy_from_slice(full.first_chunk::<TAG_LENGTH>().unwrap_or(&[0; TAG_LENGTH]));
+        tag
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_works_for_its_own_list_alone() {
+        let tokens = PageTokens::new([1; 32]);
+        let position = Position { sort: -5, id: "0198c7a4-5b7e-7c3a-9f00-2f1d6a8b9c0d".to_owned() };
+        let token = tokens.encode(&position, "keys of a, caller x");
+        assert_eq!(tokens.decode(&token, "keys of a, caller x"), Ok(Some(position)));
+        assert!(tokens.decode(&token, "keys of b, caller x").is_err());
+        assert!(tokens.decode(&token, "keys of a, caller y").is_err());
+        assert!(PageTokens::new([2; 32]).decode(&token, "keys of a, caller x").is_err());
+        for cut in 1..token.len() {
+            assert!(tokens.decode(&token[..cut], "keys of a, caller x").is_err());
+        }
+        assert_eq!(tokens.decode("", "any"), Ok(None));
+        assert!(tokens.decode("💥", "any").is_err());
+    }
+
+    #[test]
+    fn page_sizes_are_capped_and_never_negative() {
+        assert_eq!(parse_page_size(0), Ok(50));
+        assert_eq!(parse_page_size(7), Ok(7));
+        assert_eq!(parse_page_size(i32::MAX), Ok(1000));
+        assert!(parse_page_size(-1).is_err());
+    }
+}

@@ -1,0 +1,151 @@
+//! Who a caller is and what it may do: the permissions of Keystead's own API (DESIGN section 6), which are
+//! scopes of the caller's key under `keystead.`, and the organizations that it reaches.
+//! Must not look anything up. Invariant: nobody hands out a `keystead.` scope that they do not hold.
+
+use super::{ids::{KeyId, OrganizationId}, scope::Scope};
+
+/// What stands before every permission of Keystead's own.
+const OWN_SCOPES: &str = "keystead.";
+/// The scope that stands for all permissions.
+pub const ADMIN_SCOPE: &str = "keystead.admin";
+
+/// A permission of Keystead's own API; each opens the rpcs that the table in the README names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    KeysVerify,
+    KeysCreate,
+    KeysImport,
+    KeysUpdate,
+    KeysRotate,
+    KeysRead,
+    KeysRevoke,
+    UsageRead,
+    UsageReport,
+    OrganizationsRead,
+    OrganizationsWrite,
+    AuditRead,
+}
+
+impl Permission {
+    /// The scope that grants this permission.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::KeysVerify => "keystead.keys.verify",
+            Self::KeysCreate => "keystead.keys.create",
+            Self::KeysImport => "keystead.keys.import",
+            Self::KeysUpdate => "keystead.keys.update",
+            Self::KeysRotate => "keystead.keys.rotate",
+            Self::KeysRead => "keystead.keys.read",
+            Self::KeysRevoke => "keystead.keys.revoke",
+            Self::UsageRead => "keystead.usage.read",
+            Self::UsageReport => "keystead.usage.report",
+            Self::OrganizationsRead => "keystead.organizations.read",
+            Self::OrganizationsWrite => "keystead.organizations.write",
+            Self::AuditRead => "keystead.audit.read",
+        }
+    }
+}
+
+/// The organizations that a caller acts on. What is out of reach does not exist for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// Every organization: callers of the organization `system`.
+    All,
+    /// The caller's own organization alone.
+    Only(OrganizationId),
+}
+
+impl Reach {
+    /// Whether `organization` exists for the caller.
+    #[must_use]
+    pub fn includes(self, organization: OrganizationId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(own) => own == organization,
+        }
+    }
+}
+
+/// An authenticated caller.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// The key that it authenticated with.
+    pub key_id: KeyId,
+    /// That key's name, for audit events.
+    pub name: String,
+    /// That key's organization.
+    pub organization_id: OrganizationId,
+    /// That key's scopes.
+    pub scopes: Vec<Scope>,
+}
+
+impl Caller {
+    /// Which organizations the caller acts on.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        if self.organization_id == OrganizationId::SYSTEM { Reach::All } else { Reach::Only(self.organization_id) }
+    }
+
+    /// Whether the caller holds `permission`.
+    #[must_use]
+    pub fn may(&self, permission: Permission) -> bool {
+        Scope::parse(permission.as_str()).is_ok_and(|scope| self.covers_own(&scope))
+    }
+
+    /// The first of `scopes` that the caller may not hand out, if any: one under `keystead.`, or a wildcard that
+    /// reaches into it, which the caller's own scopes do not cover. Scopes of other systems are free.
+    #[must_use]
+    pub fn beyond_own<'a>(&self, scopes: &'a [Scope]) -> Option<&'a Scope> {
+        scopes.iter().find(|scope| scope.reaches_into(OWN_SCOPES) && !self.covers_own(scope))
+    }
+
+    fn covers_own(&self, wanted: &Scope) -> bool {
+        self.scopes.iter().any(|held| held.covers(wanted)) || is_admin(&self.scopes)
+    }
+}
+
+/// Whether these scopes grant every permission.
+#[must_use]
+pub fn is_admin(scopes: &[Scope]) -> bool {
+    Scope::parse(ADMIN_SCOPE).is_ok_and(|admin| scopes.iter().any(|held| held.covers(&admin)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    fn scopes(texts: &[&str]) -> Vec<Scope> {
+        texts.iter().map(|text| Scope::parse(text).unwrap()).collect()
+    }
+
+    fn caller(texts: &[&str]) -> Caller {
+        Caller {
+            key_id: KeyId::new(Timestamp::from_micros(0), [0; 10]),
+            name: "caller".to_owned(),
+            organization_id: OrganizationId::SYSTEM,
+            scopes: scopes(texts),
+        }
+    }
+
+    #[test]
+    fn permissions_come_from_scopes_wildcards_and_admin() {
+        assert!(caller(&["keystead.keys.verify"]).may(Permission::KeysVerify));
+        assert!(caller(&["keystead.keys.*"]).may(Permission::KeysRevoke));
+        assert!(caller(&["keystead.admin"]).may(Permission::AuditRead));
+        assert!(caller(&["*"]).may(Permission::AuditRead));
+        assert!(!caller(&["keystead.keys.*"]).may(Permission::UsageRead));
+        assert!(!caller(&["invoices:read"]).may(Permission::KeysRead));
+    }
+
+    #[test]
+    fn nobody_hands_out_more_than_they_hold() {
+        let creator = caller(&["keystead.keys.create", "keystead.usage.*"]);
+        assert_eq!(creator.beyond_own(&scopes(&["invoices:*", "keystead.usage.read", "keystead.keys.create"])), None);
+        for text in ["*", "k*", "keystead.*", "keystead.admin", "keystead.keys.*", "keystead.keys.read"] {
+            assert!(creator.beyond_own(&scopes(&[text])).is_some(), "{text}");
+        }
+        assert_eq!(caller(&["keystead.admin"]).beyond_own(&scopes(&["*", "keystead.keys.*"])), None);
+    }
+}

@@ -1,0 +1,24 @@
+//! Random bytes from the operating system's generator, in one place. Nothing else draws randomness.
+//! Must not fall back to a weaker source: where the system has none, the process has to stop.
+
+use rand::{TryRng as _, rngs::SysRng};
+use zeroize::Zeroizing;
+
+/// `N` random bytes.
+///
+/// # Panics
+/// Where the operating system cannot give random bytes, which Linux does only before it has any entropy at boot.
+/// No key can be issued safely then, and none should be.
+#[must_use]
+#[expect(clippy::expect_used, reason = "without randomness there is no safe way on")]
+pub fn bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    SysRng.try_fill_bytes(&mut bytes).expect("the operating system must give random bytes");
+    bytes
+}
+
+/// 32 random bytes for a secret, wiped on drop.
+#[must_use]
+pub fn secret_bytes() -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(bytes())
+}

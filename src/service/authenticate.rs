@@ -1,0 +1,65 @@
+//! Who calls: the bearer secret of Keystead's own API, resolved to a caller with a permission.
+//! Control-plane calls read the database each time, so that a cache is never what a permission rests on;
+//! verification takes the caller from the same cache as the keys that it verifies.
+
+use std::net::IpAddr;
+
+use super::{Context, ServiceError};
+use crate::{
+    domain::{
+        outcome::{self, Question},
+        permission::{Caller, Permission, Reach},
+        scope::RequiredScopes,
+        secret::digest_of_presented,
+    },
+    verify::Freshness,
+};
+
+/// What a caller shows of itself.
+pub struct Credential<'a> {
+    /// The bearer secret, `None` where there was none or several.
+    pub secret: Option<&'a str>,
+    /// The address that the connection comes from.
+    pub peer: Option<IpAddr>,
+}
+
+/// Resolves a credential, and checks that it grants `permission`.
+///
+/// # Errors
+/// `Unauthenticated` for every credential that does not hold, whatever the reason; `PermissionDenied`; or
+/// `Unavailable` where the database cannot say.
+pub async fn authenticate(
+    context: &Context,
+    credential: &Credential<'_>,
+    permission: Permission,
+    freshness: Freshness,
+) -> Result<Caller, ServiceError> {
+    let digest = credential.secret.and_then(digest_of_presented).ok_or(ServiceError::Unauthenticated)?;
+    let key = context.records.find_key(&digest, freshness).await?.ok_or(ServiceError::Unauthenticated)?;
+    let organization = context.records.find_organization(key.organization_id, freshness).await?;
+    let organization = organization.ok_or(ServiceError::Unauthenticated)?;
+    let question = Question {
+        reach: Reach::All,
+        key_id: None,
+        required_scopes: RequiredScopes::default(),
+        client_address: credential.peer,
+    };
+    let now = context.clock.now();
+    if outcome::decide(&key, &organization, &question, now).is_err() {
+        return Err(ServiceError::Unauthenticated);
+    }
+    context.recorder.record_caller(key.id, now);
+    let caller = Caller {
+        key_id: key.id,
+        name: key.name.clone(),
+        organization_id: key.organization_id,
+        scopes: key.scopes.clone(),
+    };
+    if !caller.may(permission) {
+        return Err(ServiceError::PermissionDenied {
+            reason: "PERMISSION_DENIED",
+            permission: permission.as_str().to_owned(),
+        });
+    }
+    Ok(caller)
+}

@@ -1,0 +1,166 @@
+//! `CreateKey`: issues a key. The secret leaves the process here, once.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Call, Context, Resource, ServiceError, guards};
+use crate::{
+    domain::{
+        audit::AuditAction,
+        ids::{KeyId, OrganizationId, RecordId},
+        key::{ApiKey, NewKey, StoredStatus},
+        organization::Organization,
+        permission::Reach,
+        secret::Secret,
+        time::Timestamp,
+    },
+    random,
+    store::{Conflict, Database, StoreError, api_keys, commit, organizations},
+};
+
+/// A new key, and its secret for the one answer that shows it.
+pub struct IssuedKey {
+    pub key: ApiKey,
+    pub secret: Secret,
+}
+
+/// Issues a key.
+///
+/// # Errors
+/// `NotFound` without such an organization, `FailedPrecondition` where it is inactive, `KeyCapReached`,
+/// `PermissionDenied` for a scope beyond the caller's own, `AlreadyExists` for a repeated request id.
+pub async fn create_key(context: &Arc<Context>, call: &Call, new: NewKey) -> Result<IssuedKey, ServiceError> {
+    guards::check_scopes(call, &new.scopes)?;
+    let now = context.clock.now();
+    let expire_time = new.lifetime.expire_time(now);
+    guards::check_expiry(expire_time, now, "expire_time")?;
+    let (organization_id, request_id) = (new.organization_id, new.request_id);
+    let work = issue(context.clone(), call.clone(), new, expire_time, now);
+    match context.run_to_end(work).await {
+        Err(ServiceError::AlreadyExists { reason, field, resource: None }) => {
+            let resource = find_repeated(context, organization_id, request_id).await?;
+            Err(ServiceError::AlreadyExists { reason, field, resource })
+        }
+        result => result,
+    }
+}
+
+async fn issue(
+    context: Arc<Context>,
+    call: Call,
+    new: NewKey,
+    expire_time: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<IssuedKey, ServiceError> {
+    let transaction = context.store.begin().await?;
+    let organization = open_organization(&transaction, call.caller.reach(), new.organization_id).await?;
+    if let Some(request_id) = new.request_id
+        && api_keys::find_by_request_id(&transaction, organization.id, request_id).await?.is_some()
+    {
+        return Err(repeated());
+    }
+    check_cap(&transaction, &organization).await?;
+    let secret = Secret::generate(&organization.secret_prefix, new.environment, &random::secret_bytes());
+    let request_id = new.request_id;
+    let key = record(new, &organization, &secret, &call, expire_time, now);
+    let digest = secret.digest();
+    api_keys::insert(&transaction, &key, &digest, request_id).await.map_err(|error| match error {
+        StoreError::Conflict(Conflict::RequestId) => repeated(),
+        other => other.into(),
+    })?;
+    let detail = json!({"environment": key.environment.as_str(), "scopes": key.scopes.len()});
+    let id = key.id.to_string();
+    guards::audit(&transaction, &call, now, AuditAction::KeyCreate, id, organization.id, &detail).await?;
+    let committed = commit(transaction).await;
+    context.records.evict_key(&digest);
+    committed?;
+    Ok(IssuedKey { key, secret })
+}
+
+/// The organization, if the caller may know of it and it is active.
+pub(super) async fn open_organization(
+    transaction: &impl Database,
+    reach: Reach,
+    id: OrganizationId,
+) -> Result<Organization, ServiceError> {
+    let resource = Resource::organization(id);
+    let found = organizations::find_by_id(transaction, reach, id).await?;
+    let organization = found.ok_or_else(|| ServiceError::NotFound(resource.clone()))?;
+    if organization.active {
+        return Ok(organization);
+    }
+    Err(ServiceError::FailedPrecondition {
+        reason: "ORGANIZATION_INACTIVE",
+        resource,
+        description: "the organization is not active".to_owned(),
+    })
+}
+
+/// Refuses a key beyond the cap. Organizations with a cap create one key at a time; those without do not queue.
+async fn check_cap(transaction: &impl Database, organization: &Organization) -> Result<(), ServiceError> {
+    if organization.max_keys == 0 {
+        return Ok(());
+    }
+    let locked = organizations::find_locked(transaction, Reach::All, organization.id).await?;
+    let max_keys = locked.map_or(0, |organization| organization.max_keys);
+    if max_keys > 0 && api_keys::count(transaction, organization.id).await? >= max_keys {
+        return Err(ServiceError::KeyCapReached { organization: organization.id, max_keys });
+    }
+    Ok(())
+}
+
+fn record(
+    new: NewKey,
+    organization: &Organization,
+    secret: &Secret,
+    call: &Call,
+    expire_time: Option<Timestamp>,
+    now: Timestamp,
+) -> ApiKey {
+    let id = KeyId::new(now, random::bytes());
+    ApiKey {
+        id,
+        organization_id: organization.id,
+        name: new.name,
+        prefix: organization.secret_prefix.with_environment(new.environment),
+        hint: secret.hint(),
+        environment: new.environment,
+        stored_status: StoredStatus::Active,
+        scopes: new.scopes,
+        metadata: new.metadata,
+        owner_id: new.owner_id,
+        allowed_cidrs: new.allowed_cidrs,
+        rate_limits: new.rate_limits,
+        refill_time: new.credits.and_then(|credits| credits.refill).map(|refill| refill.next_after(now)),
+        credits: new.credits,
+        create_time: now,
+        update_time: now,
+        expire_time,
+        last_used_time: None,
+        request_count: 0,
+        created_by: call.caller.key_id.to_string(),
+        revocation: None,
+        rotated_from_id: None,
+        successor_id: None,
+        counter_id: id,
+        etag: 1,
+    }
+}
+
+fn repeated() -> ServiceError {
+    ServiceError::AlreadyExists { reason: "REQUEST_ID_REUSED", field: "request_id", resource: None }
+}
+
+/// The key that the first call with this request id created.
+async fn find_repeated(
+    context: &Context,
+    organization: OrganizationId,
+    request_id: Option<RecordId>,
+) -> Result<Option<Resource>, ServiceError> {
+    let Some(request_id) = request_id else {
+        return Ok(None);
+    };
+    let first = api_keys::find_by_request_id(context.store.write(), organization, request_id).await?;
+    Ok(first.map(|key| Resource::key(key.id)))
+}

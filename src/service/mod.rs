@@ -1,0 +1,107 @@
+//! The use cases, a file each, named after the rpc: control flow, permissions and transactions, top to bottom.
+//!
+//! A mutation writes its row, its audit event and (by trigger) its change row in ONE transaction, runs to its end
+//! even if the caller hangs up, and evicts from the cache after the commit and before the answer.
+//! Must not know the wire: requests come in decoded, answers go out as domain values.
+
+mod authenticate;
+mod create_key;
+mod create_organization;
+mod delete_organization;
+mod error;
+mod get_key;
+mod get_organization;
+mod guards;
+mod init;
+mod list_audit_events;
+mod list_keys;
+mod list_organizations;
+mod revoke_key;
+mod rotate_key;
+mod set_organization_active;
+mod update_key;
+mod update_organization;
+mod usage_stats;
+mod verify_key;
+
+use std::sync::{Arc, OnceLock};
+
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    clock::Clock,
+    domain::{audit::Actor, page::PageTokens, permission::Caller},
+    limits::Limiter,
+    store::Store,
+    usage::Recorder,
+    verify::{Feed, Records},
+};
+
+pub use self::{
+    authenticate::{Credential, authenticate},
+    create_key::{IssuedKey, create_key},
+    create_organization::create_organization,
+    delete_organization::delete_organization,
+    error::{Resource, ServiceError, Violation},
+    get_key::get_key,
+    get_organization::{CountedOrganization, get_organization},
+    init::{ADMIN_KEY_NAME, init, is_initialized},
+    list_audit_events::list_audit_events,
+    list_keys::list_keys,
+    list_organizations::list_organizations,
+    revoke_key::{RevokeKey, revoke_key},
+    rotate_key::{RotateKey, RotatedKey, rotate_key},
+    set_organization_active::set_organization_active,
+    update_key::{UpdateKey, update_key},
+    update_organization::{UpdateOrganization, update_organization},
+    usage_stats::usage_stats,
+    verify_key::{Verification, Verified, verify_key},
+};
+
+/// What the use cases work with: one for the whole process.
+pub struct Context {
+    pub store: Store,
+    pub clock: Clock,
+    pub records: Arc<Records>,
+    pub feed: Arc<Feed>,
+    pub limiter: Limiter,
+    pub recorder: Recorder,
+    /// Set once the database has answered for the first time.
+    pub page_tokens: OnceLock<PageTokens>,
+    /// Mutations under way; a shutdown waits for them.
+    pub mutations: TaskTracker,
+}
+
+/// Who calls, and under which id the call stands in the log and in audit events.
+#[derive(Debug, Clone)]
+pub struct Call {
+    pub caller: Caller,
+    pub request_id: String,
+}
+
+impl Call {
+    /// The actor of an audit event.
+    #[must_use]
+    pub fn actor(&self) -> Actor {
+        Actor::of(&self.caller, &self.request_id)
+    }
+}
+
+impl Context {
+    /// The tokens of lists; `Unavailable` before the database has answered for the first time.
+    fn page_tokens(&self) -> Result<&PageTokens, ServiceError> {
+        self.page_tokens.get().ok_or_else(ServiceError::not_ready)
+    }
+
+    /// Runs a mutation to its end, also when whoever awaits it is dropped, so that no transaction lives in a future
+    /// that can be cancelled.
+    async fn run_to_end<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+    ) -> Result<T, ServiceError> {
+        match self.mutations.spawn(work).await {
+            Ok(result) => result,
+            Err(failure) => Err(ServiceError::Internal(format!("a mutation did not end: {failure}"))),
+        }
+    }
+}

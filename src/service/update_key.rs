@@ -1,0 +1,92 @@
+//! `UpdateKey`: new values for some settings of a key.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Call, Context, Resource, ServiceError, guards};
+use crate::{
+    domain::{
+        audit::AuditAction,
+        ids::KeyId,
+        key::{ApiKey, KeyChanges, StoredStatus},
+        time::Timestamp,
+    },
+    store::{api_keys, commit},
+};
+
+/// What to change.
+#[derive(Debug, Clone)]
+pub struct UpdateKey {
+    pub id: KeyId,
+    pub changes: KeyChanges,
+    pub etag: Option<i64>,
+}
+
+/// Changes settings of a key.
+///
+/// # Errors
+/// `NotFound`; `PermissionDenied` where the key has, or is to get, a scope beyond the caller's own; `EtagMismatch`;
+/// `FailedPrecondition` for a revoked key, for the credits of a rotated one, and for the last admin key.
+pub async fn update_key(context: &Arc<Context>, call: &Call, update: UpdateKey) -> Result<ApiKey, ServiceError> {
+    let now = context.clock.now();
+    guards::check_expiry(update.changes.expire_time.flatten(), now, "key.expire_time")?;
+    if let Some(scopes) = &update.changes.scopes {
+        guards::check_scopes(call, scopes)?;
+    }
+    let key = context.run_to_end(change(context.clone(), call.clone(), update, now)).await?;
+    let shown = guards::with_credits(context, vec![key.clone()]).await?;
+    Ok(shown.into_iter().next().unwrap_or(key))
+}
+
+async fn change(context: Arc<Context>, call: Call, update: UpdateKey, now: Timestamp) -> Result<ApiKey, ServiceError> {
+    let resource = Resource::key(update.id);
+    let transaction = context.store.begin().await?;
+    let reach = call.caller.reach();
+    let missing = || ServiceError::NotFound(resource.clone());
+    let unlocked = api_keys::find(&transaction, reach, update.id).await?.ok_or_else(missing)?;
+    guards::lock_admins(&transaction, &unlocked).await?;
+    let before = api_keys::find_locked(&transaction, reach, update.id).await?.ok_or_else(missing)?;
+    guards::check_scopes(&call, &before.scopes)?;
+    guards::check_etag(update.etag, before.etag, resource.clone())?;
+    check_state(&before, &update.changes, resource.clone())?;
+    let paths = update.changes.paths();
+    let sets_credits = update.changes.credits.is_some();
+    let mut after = update.changes.apply(before.clone());
+    after.update_time = now;
+    after.etag = before.etag + 1;
+    if sets_credits {
+        let refill = after.credits.and_then(|credits| credits.refill);
+        after.refill_time = refill.map(|refill| refill.next_after(now));
+    }
+    api_keys::update(&transaction, &after).await?;
+    guards::check_admin_left(&transaction, &before).await?;
+    let digest = api_keys::find_digest(&transaction, before.id).await?;
+    let (id, organization) = (before.id.to_string(), before.organization_id);
+    let detail = json!({"changed": paths});
+    guards::audit(&transaction, &call, now, AuditAction::KeyUpdate, id, organization, &detail).await?;
+    let committed = commit(transaction).await;
+    if let Some(digest) = digest {
+        context.records.evict_key(&digest);
+    }
+    committed?;
+    Ok(after)
+}
+
+fn check_state(key: &ApiKey, changes: &KeyChanges, resource: Resource) -> Result<(), ServiceError> {
+    if key.stored_status == StoredStatus::Revoked {
+        return Err(ServiceError::FailedPrecondition {
+            reason: "KEY_REVOKED",
+            resource,
+            description: "the key is revoked, which is final".to_owned(),
+        });
+    }
+    if changes.credits.is_some() && key.successor_id.is_some() {
+        return Err(ServiceError::FailedPrecondition {
+            reason: "KEY_ROTATED",
+            resource,
+            description: "the key was rotated; its credits are those of the newest key of the rotation".to_owned(),
+        });
+    }
+    Ok(())
+}

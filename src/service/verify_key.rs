@@ -1,0 +1,178 @@
+//! `VerifyKey`: decides on one presented secret. The whole control flow, top to bottom:
+//! shape, look-up, decision, limits and quota, credits, usage. Always answers with an outcome, or says that it does
+//! not know. Everything but the outcome is absent from a `NOT_FOUND`, whatever was found.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Context, ServiceError};
+use crate::{
+    domain::{
+        Invalid,
+        digest::Digest,
+        ids::KeyId,
+        key::ApiKey,
+        limits::{LimitStatus, RateLimit},
+        organization::Organization,
+        outcome::{self, Outcome, Question},
+        time::Timestamp,
+        usage::UsageEvent,
+    },
+    limits::{Charge, Limits},
+    store::credits::{self, Spent},
+    verify::Freshness,
+};
+
+/// For how long a caller may reuse an answer that charged nothing: it adds to the time a revocation takes to reach
+/// the last user, so it is short.
+const REUSE_FOR: Duration = Duration::from_secs(1);
+/// How often credits may be found to have moved on to a newer key before the service gives up.
+const MOVES_MAX: usize = 4;
+
+/// What is asked about one presented secret.
+pub struct Verification {
+    /// The digest of the presented text; `None` where its shape says that it is no key's secret.
+    pub digest: Option<Digest>,
+    pub question: Question,
+    /// 0 to 1,000,000; 0 charges nothing and answers as if 1 were to be charged.
+    pub cost: i64,
+    /// Which of the key's limits to charge; empty for all.
+    pub limit_names: Vec<String>,
+    pub freshness: Freshness,
+    /// The answer must come from a state at least this new.
+    pub min_revision: Option<i64>,
+    /// What to record; its key and outcome are filled in here.
+    pub usage: UsageEvent,
+}
+
+/// The answer.
+#[derive(Debug)]
+pub struct Verified {
+    pub outcome: Outcome,
+    /// Absent exactly where the outcome is `NOT_FOUND`.
+    pub key: Option<Arc<ApiKey>>,
+    pub rate_limits: Vec<LimitStatus>,
+    pub credits_remaining: Option<i64>,
+    pub reuse_for: Duration,
+}
+
+/// Decides on one presented secret.
+///
+/// # Errors
+/// `InvalidArgument` for limit names that the key does not have; `Unavailable` where the database cannot say.
+pub async fn verify_key(context: &Context, mut verification: Verification) -> Result<Verified, ServiceError> {
+    let now = context.clock.now();
+    let found = find(context, &verification).await?;
+    let verified = match found {
+        None => denied(Outcome::NotFound, None),
+        Some((key, organization)) => match outcome::decide(&key, &organization, &verification.question, now) {
+            Err(outcome) => denied(outcome, Some(key)),
+            Ok(()) => charge(context, &verification, &key, &organization, now).await?,
+        },
+    };
+    verification.usage.key = verified.key.as_ref().map(|key| (key.id, key.organization_id));
+    verification.usage.outcome = verified.outcome;
+    verification.usage.time = now;
+    context.recorder.record(verification.usage);
+    Ok(verified)
+}
+
+/// The key and its organization, if they exist for whoever asks.
+async fn find(
+    context: &Context,
+    verification: &Verification,
+) -> Result<Option<(Arc<ApiKey>, Arc<Organization>)>, ServiceError> {
+    let Some(digest) = &verification.digest else {
+        return Ok(None);
+    };
+    let behind = verification.min_revision.is_some_and(|wanted| wanted > context.feed.position());
+    let freshness = if behind { Freshness::Fresh } else { verification.freshness };
+    let Some(key) = context.records.find_key(digest, freshness).await? else {
+        return Ok(None);
+    };
+    if !outcome::exists_for(&verification.question, key.id, key.organization_id) {
+        return Ok(None);
+    }
+    let organization = context.records.find_organization(key.organization_id, freshness).await?;
+    Ok(organization.map(|organization| (key, organization)))
+}
+
+fn denied(outcome: Outcome, key: Option<Arc<ApiKey>>) -> Verified {
+    Verified { outcome, key, rate_limits: Vec::new(), credits_remaining: None, reuse_for: Duration::ZERO }
+}
+
+/// Charges limits and quota, then credits.
+async fn charge(
+    context: &Context,
+    verification: &Verification,
+    key: &Arc<ApiKey>,
+    organization: &Organization,
+    now: Timestamp,
+) -> Result<Verified, ServiceError> {
+    let limits = limits(key, organization, &verification.limit_names)?;
+    let bounded = !limits.rate_limits.is_empty() || limits.monthly_quota > 0;
+    let charged = if bounded {
+        context.limiter.charge(&limits, verification.cost, now)
+    } else {
+        Charge { denied: None, statuses: Vec::new() }
+    };
+    let mut verified = Verified { rate_limits: charged.statuses, ..denied(Outcome::Valid, Some(key.clone())) };
+    if let Some(outcome) = charged.denied {
+        verified.outcome = outcome;
+        return Ok(verified);
+    }
+    if key.credits.is_some() {
+        let spent = spend(context, key, verification.cost, now).await;
+        if !matches!(spent, Ok((_, true))) && limits.monthly_quota > 0 {
+            context.limiter.refund_quota(organization.id, verification.cost, now);
+        }
+        let (remaining, enough) = spent?;
+        verified.credits_remaining = remaining;
+        if !enough {
+            verified.outcome = Outcome::CreditsExhausted;
+        }
+    } else if !bounded {
+        verified.reuse_for = key.expire_time.map_or(REUSE_FOR, |end| end.since(now).min(REUSE_FOR));
+    }
+    Ok(verified)
+}
+
+/// The key's limits, all or those that are named, then the organization's.
+fn limits<'a>(key: &'a ApiKey, organization: &'a Organization, names: &[String]) -> Result<Limits<'a>, ServiceError> {
+    let unknown = names.iter().position(|name| !key.rate_limits.iter().any(|limit| limit.name == *name));
+    if let Some(at) = unknown {
+        let reason = Invalid::new("must be the name of a limit of the key");
+        return Err(ServiceError::invalid(format!("limit_names[{at}]"), reason));
+    }
+    let named = |limit: &&RateLimit| names.is_empty() || names.contains(&limit.name);
+    let of_key = key.rate_limits.iter().filter(named).map(|limit| (key.counter_id.to_string(), limit));
+    let of_organization = organization.rate_limits.iter().map(|limit| (organization.id.to_string(), limit));
+    Ok(Limits {
+        rate_limits: of_key.chain(of_organization).collect(),
+        organization_id: organization.id,
+        monthly_quota: organization.monthly_quota,
+    })
+}
+
+/// Spends credits; gives what remains and whether it was enough. A cost of 0 spends nothing.
+async fn spend(
+    context: &Context,
+    key: &ApiKey,
+    cost: i64,
+    now: Timestamp,
+) -> Result<(Option<i64>, bool), ServiceError> {
+    let refill = key.credits.and_then(|credits| credits.refill);
+    let mut holder: KeyId = key.credits_id();
+    for _ in 0..MOVES_MAX {
+        let spent = match cost {
+            0 => credits::remaining(context.store.verify(), holder, now).await?,
+            cost => credits::spend(context.store.write(), holder, cost, refill, now).await?,
+        };
+        match spent {
+            Spent::Charged { remaining } => return Ok((Some(remaining), true)),
+            Spent::Exhausted { remaining } => return Ok((Some(remaining), cost == 0 && remaining > 0)),
+            Spent::Unlimited => return Ok((None, true)),
+            Spent::Moved { to } => holder = to,
+        }
+    }
+    Err(ServiceError::Internal(format!("the credits of key {} moved {MOVES_MAX} times during one call", key.id)))
+}

@@ -1,0 +1,220 @@
+//! Opening a database, and everything in which the two engines differ.
+//! SQLite: WAL, `synchronous=FULL`, foreign keys, one writer connection and a pool of readers, a library without the
+//! WAL corruption bug fixed in 3.51.3, and a lock file that keeps a second server process out.
+//! PostgreSQL: lazy pools, one for verification, one for the control plane, one for usage.
+//! Invariant: a connection goes back to its pool without an open transaction, whatever was cancelled before.
+
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    str::FromStr as _,
+    time::Duration,
+};
+
+use sea_orm::{
+    DatabaseConnection, SqlxPostgresConnector, SqlxSqliteConnector,
+    sqlx::{
+        self, Executor as _,
+        postgres::{PgConnectOptions, PgPoolOptions},
+        sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+    },
+};
+
+use super::Store;
+
+/// The first SQLite library in which a WAL cannot be corrupted by a checkpoint race (release notes of 3.51.3).
+const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
+/// How long a writer waits for the lock that a `sqlite3` shell may hold.
+const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Readers of a SQLite file; each is a thread.
+const SQLITE_READERS: u32 = 4;
+/// How long a verification waits for a connection; less than its own deadline.
+const VERIFY_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
+/// How long other work waits for a connection.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The advisory lock under which migrations run; any number will do that nobody else uses.
+const MIGRATION_LOCK: i64 = 0x6b65_7973_7465_6164;
+
+/// Which database to open, and how many connections each kind of work gets on PostgreSQL.
+#[derive(Clone)]
+pub struct ConnectOptions {
+    pub url: String,
+    pub verify_connections_max: u32,
+    pub control_connections_max: u32,
+    pub usage_connections_max: u32,
+}
+
+/// Why a database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    #[error("the database url cannot be read")]
+    Url(#[source] sqlx::Error),
+    #[error("another keystead process is using {}: stop it first, or use PostgreSQL for several", .0.display())]
+    InUse(PathBuf),
+    #[error("the lock file {} cannot be opened", .path.display())]
+    LockFile { path: PathBuf, source: std::io::Error },
+    #[error("SQLite {found} is too old: 3.51.3 or later is needed, older ones can corrupt the database")]
+    SqliteTooOld { found: String },
+    #[error("the database cannot be opened")]
+    Open(#[source] sqlx::Error),
+}
+
+/// Keeps a second server process out of a SQLite file for as long as it lives. Nothing to hold on PostgreSQL.
+#[derive(Debug)]
+pub struct FileLock {
+    _file: Option<File>,
+}
+
+/// Whether the url names a SQLite file, where migrations always run and one process serves.
+#[must_use]
+pub fn is_sqlite(url: &str) -> bool {
+    url.starts_with("sqlite:")
+}
+
+/// Opens the database. SQLite's file is created where there is none; PostgreSQL is connected to when first used.
+///
+/// # Errors
+/// See [`ConnectError`]; PostgreSQL being away is not among them.
+pub async fn open(options: &ConnectOptions) -> Result<(Store, FileLock), ConnectError> {
+    if is_sqlite(&options.url) {
+        let sqlite = sqlite_options(&options.url)?;
+        let lock = lock_file(sqlite.get_filename())?;
+        Ok((open_sqlite(sqlite).await?, lock))
+    } else {
+        Ok((open_postgres(options)?, FileLock { _file: None }))
+    }
+}
+
+fn sqlite_options(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
+    let options = SqliteConnectOptions::from_str(url).map_err(ConnectError::Url)?;
+    Ok(options
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(SQLITE_BUSY_TIMEOUT))
+}
+
+fn lock_file(database: &Path) -> Result<FileLock, ConnectError> {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    let path = PathBuf::from(name);
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| ConnectError::LockFile { path: path.clone(), source })?;
+    match file.try_lock() {
+        Ok(()) => Ok(FileLock { _file: Some(file) }),
+        Err(TryLockError::WouldBlock) => Err(ConnectError::InUse(database.to_owned())),
+        Err(TryLockError::Error(source)) => Err(ConnectError::LockFile { path, source }),
+    }
+}
+
+async fn open_sqlite(options: SqliteConnectOptions) -> Result<Store, ConnectError> {
+    let writer = SqlitePoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // Fails where nothing is open, which is the rule; what is open is rolled back.
+                let _ = connection.execute("ROLLBACK").await;
+                Ok(true)
+            })
+        })
+        .connect_with(options.clone())
+        .await
+        .map_err(ConnectError::Open)?;
+    let found: String =
+        sqlx::query_scalar("SELECT sqlite_version()").fetch_one(&writer).await.map_err(ConnectError::Open)?;
+    if !is_new_enough(&found) {
+        return Err(ConnectError::SqliteTooOld { found });
+    }
+    let readers = SqlitePoolOptions::new()
+        .max_connections(SQLITE_READERS)
+        .acquire_timeout(VERIFY_ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options.pragma("query_only", "ON"));
+    let readers = SqlxSqliteConnector::from_sqlx_sqlite_pool(readers);
+    let writer = SqlxSqliteConnector::from_sqlx_sqlite_pool(writer);
+    Ok(Store { verify: readers.clone(), control: readers, usage: writer.clone(), write: writer })
+}
+
+fn is_new_enough(version: &str) -> bool {
+    let parts: Vec<u32> = version.split('.').filter_map(|part| part.parse().ok()).collect();
+    parts.as_slice() >= SQLITE_VERSION_MIN.as_slice()
+}
+
+fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
+    let verify = postgres_pool(&options.url, options.verify_connections_max, VERIFY_ACQUIRE_TIMEOUT)?;
+    let control = postgres_pool(&options.url, options.control_connections_max, ACQUIRE_TIMEOUT)?;
+    let usage = postgres_pool(&options.url, options.usage_connections_max, ACQUIRE_TIMEOUT)?;
+    Ok(Store { verify, control: control.clone(), write: control, usage })
+}
+
+fn postgres_pool(url: &str, connections_max: u32, acquire_timeout: Duration) -> Result<DatabaseConnection, ConnectError> {
+    let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?.application_name("keystead");
+    let pool = PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(acquire_timeout)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // A plain ROLLBACK would write a warning to the server's log each time that nothing is open.
+                Ok(connection.execute("BEGIN; ROLLBACK").await.is_ok())
+            })
+        })
+        .connect_lazy_with(options);
+    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
+/// Takes the lock under which one process at a time migrates, and gives the connection that holds it: run the
+/// migrations on it, then call [`unlock_migrations`]. SQLite's file lock has kept others out already.
+///
+/// # Errors
+/// The database's own.
+pub(super) async fn lock_migrations(options: &ConnectOptions) -> Result<DatabaseConnection, sqlx::Error> {
+    if is_sqlite(&options.url) {
+        let sqlite = SqliteConnectOptions::from_str(&options.url)?.create_if_missing(true).foreign_keys(true);
+        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(sqlite).await?;
+        return Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool));
+    }
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect(&options.url)
+        .await?;
+    sqlx::query("SELECT pg_advisory_lock($1)").bind(MIGRATION_LOCK).execute(&pool).await?;
+    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
+/// Gives the migration lock back by closing the connection that holds it.
+pub(super) async fn unlock_migrations(connection: DatabaseConnection) {
+    if let Err(error) = connection.close().await {
+        tracing::warn!(error = %error, "closing the migration connection failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_sqlite_libraries_are_told_from_new_ones() {
+        for version in ["3.51.3", "3.52.0", "4.0.0"] {
+            assert!(is_new_enough(version), "{version}");
+        }
+        for version in ["3.51.2", "3.46.1", ""] {
+            assert!(!is_new_enough(version), "{version}");
+        }
+    }
+
+    #[test]
+    fn the_bundled_library_is_new_enough() {
+        let version = libsqlite3_sys::SQLITE_VERSION.to_str().unwrap();
+        assert!(is_new_enough(version), "{version}");
+    }
+}

@@ -1,0 +1,87 @@
+//! Running migrations, one process at a time, and telling what they would do.
+//! Must not be called by a server that found the schema newer than itself: old code survives a new schema.
+
+use keystead_migrations::{Migrator, MigratorTrait as _};
+use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
+
+use super::{
+    StoreError,
+    connect::{ConnectOptions, lock_migrations, unlock_migrations},
+};
+
+/// One migration and whether the database has it.
+#[derive(Debug, Clone)]
+pub struct MigrationStatus {
+    pub name: String,
+    pub applied: bool,
+    /// What going down would destroy.
+    pub loses: &'static str,
+}
+
+/// Applies what is pending; gives the names, oldest first.
+///
+/// # Errors
+/// The database's own; what had been applied before stays.
+pub async fn up(options: &ConnectOptions) -> Result<Vec<String>, StoreError> {
+    let connection = locked(options).await?;
+    let result = async {
+        let pending = pending_names(&connection).await?;
+        Migrator::up(&connection, None).await?;
+        Ok(pending)
+    }
+    .await;
+    unlock_migrations(connection).await;
+    result
+}
+
+/// Takes the newest `steps` migrations back; gives the names, newest first.
+///
+/// # Errors
+/// The database's own.
+pub async fn down(options: &ConnectOptions, steps: u32) -> Result<Vec<String>, StoreError> {
+    let connection = locked(options).await?;
+    let result = async {
+        let mut names = names(Migrator::get_applied_migrations(&connection).await?.iter().map(|m| m.name()));
+        names.reverse();
+        names.truncate(usize::try_from(steps).unwrap_or(usize::MAX));
+        Migrator::down(&connection, Some(steps)).await?;
+        Ok(names)
+    }
+    .await;
+    unlock_migrations(connection).await;
+    result
+}
+
+/// All migrations, oldest first.
+///
+/// # Errors
+/// The database's own.
+pub async fn status(options: &ConnectOptions) -> Result<Vec<MigrationStatus>, StoreError> {
+    let connection = locked(options).await?;
+    let pending = pending_names(&connection).await;
+    unlock_migrations(connection).await;
+    let pending = pending?;
+    Ok(names(Migrator::migrations().iter().map(|migration| migration.name()))
+        .into_iter()
+        .map(|name| MigrationStatus {
+            applied: !pending.contains(&name),
+            loses: keystead_migrations::losses(&name),
+            name,
+        })
+        .collect())
+}
+
+async fn pending_names(connection: &DatabaseConnection) -> Result<Vec<String>, StoreError> {
+    Ok(names(Migrator::get_pending_migrations(connection).await?.iter().map(|m| m.name())))
+}
+
+fn names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    names.map(str::to_owned).collect()
+}
+
+async fn locked(options: &ConnectOptions) -> Result<DatabaseConnection, StoreError> {
+    lock_migrations(options).await.map_err(|source| StoreError::Unavailable {
+        may_have_happened: false,
+        source: DbErr::Conn(RuntimeErr::SqlxError(source.into())),
+    })
+}

@@ -1,0 +1,104 @@
+//! The database: one file of queries per table, on SQLite and PostgreSQL alike.
+//!
+//! Contract: `find_` gives an option, `list_` a page, `insert_` may conflict, `update_` and `delete_` say whether a
+//! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
+//! Every function takes the connection or transaction it runs on. Must not decide anything: a row that cannot be
+//! read is `StoreError::Corrupt` for that row, and never an answer about another.
+//! Engine differences live in `connect.rs` alone.
+
+pub mod api_keys;
+pub mod audit_events;
+pub mod connect;
+pub mod credits;
+mod entity;
+mod error;
+pub mod key_changes;
+pub mod migrate;
+pub mod organizations;
+pub mod rate_limits;
+mod rows;
+pub mod state;
+pub mod usage;
+
+use sea_orm::{
+    DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
+};
+
+pub use self::error::{Conflict, StoreError};
+
+/// Whatever a query can run on: a pool, or a transaction.
+pub use sea_orm::ConnectionTrait as Database;
+
+/// Access to one database. On PostgreSQL each kind of work has a pool of its own, so that none starves another; on
+/// SQLite there is one writer connection and a pool of readers.
+#[derive(Clone)]
+pub struct Store {
+    verify: DatabaseConnection,
+    control: DatabaseConnection,
+    write: DatabaseConnection,
+    usage: DatabaseConnection,
+}
+
+impl Store {
+    /// For the look-ups of verifications.
+    #[must_use]
+    pub const fn verify(&self) -> &DatabaseConnection {
+        &self.verify
+    }
+
+    /// For reads of the control plane.
+    #[must_use]
+    pub const fn control(&self) -> &DatabaseConnection {
+        &self.control
+    }
+
+    /// For single statements that write, such as spending credits.
+    #[must_use]
+    pub const fn write(&self) -> &DatabaseConnection {
+        &self.write
+    }
+
+    /// Begins a transaction of the control plane. On SQLite it takes the write lock at once, so that it never has
+    /// to be upgraded half-way.
+    ///
+    /// The caller must not be cancellable between this and the commit: `service::run_to_end` sees to it.
+    ///
+    /// # Errors
+    /// `Unavailable` where no connection is to be had.
+    pub async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
+        begin(&self.write).await
+    }
+
+    /// Begins a transaction that writes usage.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn begin_usage(&self) -> Result<DatabaseTransaction, StoreError> {
+        begin(&self.usage).await
+    }
+
+    /// Closes all connections, flushing what SQLite holds in its log.
+    pub async fn close(self) {
+        for pool in [self.verify, self.control, self.usage, self.write] {
+            if let Err(error) = pool.close().await {
+                tracing::warn!(error = %error, "closing a database pool failed");
+            }
+        }
+    }
+}
+
+async fn begin(pool: &DatabaseConnection) -> Result<DatabaseTransaction, StoreError> {
+    let options = TransactionOptions {
+        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+        ..TransactionOptions::default()
+    };
+    Ok(pool.begin_with_options(options).await?)
+}
+
+/// Commits. Where the answer is lost, the write may have happened, and the error says so.
+///
+/// # Errors
+/// `Unavailable` with `may_have_happened` unless the database refused in words.
+pub async fn commit(transaction: DatabaseTransaction) -> Result<(), StoreError> {
+    transaction.commit().await.map_err(|error| StoreError::from(error).of_commit())
+}

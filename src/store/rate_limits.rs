@@ -1,0 +1,73 @@
+//! Queries over `rate_limit_tracking`: what limits have counted, written through so that a restart resets nothing.
+//! Must not decide: the counts that decide are in memory, in `src/limits/`.
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _,
+    sea_query::OnConflict,
+};
+
+use super::{StoreError, entity::rate_limit_tracking as row, entity::rate_limit_tracking::Column};
+use crate::domain::{ids::OrganizationId, time::Timestamp};
+
+/// Rows per statement: 5 parameters each, far below both engines' bound.
+const ROWS_PER_STATEMENT: usize = 1000;
+
+/// What one limit of one subject counted in one window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackedWindow {
+    /// A key's or an organization's id.
+    pub subject_id: String,
+    pub limit_name: String,
+    pub window_start_us: i64,
+    pub window_end_us: i64,
+    pub count: i64,
+}
+
+/// Every window that ends after `time`.
+pub async fn list_ending_after(db: &impl ConnectionTrait, time: Timestamp) -> Result<Vec<TrackedWindow>, StoreError> {
+    let rows = row::Entity::find().filter(Column::WindowEndUs.gt(time.micros())).all(db).await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| TrackedWindow {
+            subject_id: row.subject_id,
+            limit_name: row.limit_name,
+            window_start_us: row.window_start_us,
+            window_end_us: row.window_end_us,
+            count: row.count,
+        })
+        .collect())
+}
+
+/// Writes the counts of these windows over what stood there.
+pub async fn upsert(db: &impl ConnectionTrait, windows: &[TrackedWindow]) -> Result<(), StoreError> {
+    for chunk in windows.chunks(ROWS_PER_STATEMENT) {
+        let models = chunk.iter().map(|window| row::ActiveModel {
+            subject_id: Set(window.subject_id.clone()),
+            limit_name: Set(window.limit_name.clone()),
+            window_start_us: Set(window.window_start_us),
+            window_end_us: Set(window.window_end_us),
+            count: Set(window.count),
+        });
+        let identity = [Column::SubjectId, Column::LimitName, Column::WindowStartUs];
+        row::Entity::insert_many(models)
+            .on_conflict(
+                OnConflict::columns(identity).update_columns([Column::WindowEndUs, Column::Count]).to_owned(),
+            )
+            .exec_without_returning(db)
+            .await?;
+    }
+    Ok(())
+}
+
+/// Deletes windows that ended before `time`; gives their number.
+pub async fn delete_ended_before(db: &impl ConnectionTrait, time: Timestamp) -> Result<u64, StoreError> {
+    let result = row::Entity::delete_many().filter(Column::WindowEndUs.lt(time.micros())).exec(db).await?;
+    Ok(result.rows_affected)
+}
+
+/// Deletes what an organization itself has counted; its keys' windows end by themselves.
+pub async fn delete_of_organization(db: &impl ConnectionTrait, id: OrganizationId) -> Result<(), StoreError> {
+    row::Entity::delete_many().filter(Column::SubjectId.eq(id.to_string())).exec(db).await?;
+    Ok(())
+}

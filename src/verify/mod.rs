@@ -1,0 +1,11 @@
+//! What a verification leans on: the cache of records, the loader behind it, and the follower of the change feed.
+//! Must not decide an outcome. Invariant: once an eviction has returned, no look-up gives what was loaded before it.
+
+mod cache;
+mod feed;
+mod records;
+
+pub use self::{
+    feed::Feed,
+    records::{CacheLimits, Freshness, Records},
+};

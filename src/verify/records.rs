@@ -1,0 +1,180 @@
+//! The records that verifications look up: digest to key, organization id to organization, each through a cache.
+//! Digests that belong to no key are remembered briefly, in a bounded part of their own, so that a flood of garbage
+//! cannot evict real keys. Concurrent misses of one digest ask the database once.
+//! Invariant: "no such key" is said only where the database said so; a fault is an error, never an absence.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::OnceCell;
+
+use super::cache::{Begun, GenerationCache, Slot};
+use crate::{
+    domain::{digest::Digest, ids::OrganizationId, key::ApiKey, organization::Organization, permission::Reach},
+    store::{Store, StoreError, api_keys, key_changes::Changed, organizations},
+};
+
+/// The bounds of the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheLimits {
+    pub entries_max: u64,
+    pub entry_age_max: Duration,
+    pub negative_entries_max: u64,
+    pub negative_age_max: Duration,
+}
+
+/// Whether an answer may come from the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freshness {
+    Cached,
+    /// Reads the database.
+    Fresh,
+}
+
+type Flight = Arc<OnceCell<Option<Arc<ApiKey>>>>;
+
+/// Loads under way, by digest and by the generation they began in: whoever asks after an eviction must not be given
+/// what a load from before it finds.
+#[derive(Default)]
+struct Flights(Mutex<HashMap<(Digest, u64), Flight>>);
+
+/// A place on a load under way; leaving it, also by being cancelled, takes the load off the board.
+struct Seat<'a> {
+    flights: &'a Flights,
+    name: (Digest, u64),
+    flight: Flight,
+}
+
+impl Flights {
+    fn board(&self, digest: Digest, generation: u64) -> Seat<'_> {
+        let name = (digest, generation);
+        let flight = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
+        Seat { flights: self, name, flight }
+    }
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+/// The cached records of one process.
+pub struct Records {
+    store: Store,
+    keys: GenerationCache<Digest, Arc<ApiKey>>,
+    unknown: GenerationCache<Digest, ()>,
+    organizations: GenerationCache<OrganizationId, Arc<Organization>>,
+    flights: Flights,
+}
+
+impl Slot for Digest {
+    fn slot(&self) -> u64 {
+        self.spread()
+    }
+}
+
+impl Slot for OrganizationId {
+    fn slot(&self) -> u64 {
+        self.spread()
+    }
+}
+
+impl Records {
+    /// An empty cache over this store.
+    #[must_use]
+    pub fn new(store: Store, limits: CacheLimits) -> Self {
+        Self {
+            store,
+            keys: GenerationCache::new(limits.entries_max, limits.entry_age_max),
+            unknown: GenerationCache::new(limits.negative_entries_max, limits.negative_age_max),
+            organizations: GenerationCache::new(limits.entries_max, limits.entry_age_max),
+            flights: Flights::default(),
+        }
+    }
+
+    /// The key with this digest, or `None` where the database knows no such key.
+    ///
+    /// # Errors
+    /// Where the database cannot say.
+    pub async fn find_key(&self, digest: &Digest, freshness: Freshness) -> Result<Option<Arc<ApiKey>>, StoreError> {
+        match freshness {
+            Freshness::Cached => self.cached_key(digest).await,
+            Freshness::Fresh => Ok(api_keys::find_by_digest(self.store.verify(), digest).await?.map(Arc::new)),
+        }
+    }
+
+    async fn cached_key(&self, digest: &Digest) -> Result<Option<Arc<ApiKey>>, StoreError> {
+        if let Some(key) = self.keys.get(digest) {
+            return Ok(Some(key));
+        }
+        if self.unknown.get(digest).is_some() {
+            return Ok(None);
+        }
+        let began = (self.keys.begin_load(digest), self.unknown.begin_load(digest));
+        let seat = self.flights.board(*digest, began.0.generation());
+        seat.flight.get_or_try_init(|| self.load_key(digest, began)).await.cloned()
+    }
+
+    async fn load_key(&self, digest: &Digest, began: (Begun, Begun)) -> Result<Option<Arc<ApiKey>>, StoreError> {
+        let found = api_keys::find_by_digest(self.store.verify(), digest).await?.map(Arc::new);
+        match &found {
+            Some(key) => self.keys.insert(*digest, key.clone(), began.0),
+            None => self.unknown.insert(*digest, (), began.1),
+        }
+        Ok(found)
+    }
+
+    /// The organization with this id, or `None` where the database knows no such one.
+    ///
+    /// # Errors
+    /// Where the database cannot say.
+    pub async fn find_organization(
+        &self,
+        id: OrganizationId,
+        freshness: Freshness,
+    ) -> Result<Option<Arc<Organization>>, StoreError> {
+        if freshness == Freshness::Cached
+            && let Some(organization) = self.organizations.get(&id)
+        {
+            return Ok(Some(organization));
+        }
+        let began = self.organizations.begin_load(&id);
+        let found = organizations::find_by_id(self.store.verify(), Reach::All, id).await?.map(Arc::new);
+        if let Some(organization) = &found {
+            self.organizations.insert(id, organization.clone(), began);
+        }
+        Ok(found)
+    }
+
+    /// Forgets a key; a look-up that begins after this sees the database's state.
+    pub fn evict_key(&self, digest: &Digest) {
+        self.keys.evict(digest);
+        self.unknown.evict(digest);
+    }
+
+    /// Forgets an organization.
+    pub fn evict_organization(&self, id: OrganizationId) {
+        self.organizations.evict(&id);
+    }
+
+    /// Forgets everything.
+    pub fn evict_all(&self) {
+        self.keys.evict_all();
+        self.unknown.evict_all();
+        self.organizations.evict_all();
+    }
+
+    /// Forgets what a change of the feed made old.
+    pub fn evict_changed(&self, changed: &Changed) {
+        match changed {
+            Changed::Key(digest) => self.evict_key(digest),
+            Changed::KeyWithoutDigest => {}
+            Changed::Organization(id) => self.evict_organization(*id),
+            Changed::Unknown => self.evict_all(),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! What the tests stand on. Everything here is real: the built binary, real databases, a real channel.
+//! No test sleeps; it waits on a condition with `wait_until`, which is bounded and says what it waited for.
+//!
+//! - `tools`: finds the programs that the tests need (PostgreSQL's, grpcurl, Python).
+//! - `postgres`: one PostgreSQL server for the test process, gone when the process is.
+//! - `database`: a database per test on either engine; `store_test!` runs a test on both.
+//! - `server`: runs the `keystead` binary, and stops, kills and restarts it.
+//! - `calls`: generated clients of a server, with the caller's secret, and the commonest calls.
+
+mod calls;
+mod database;
+mod postgres;
+mod server;
+pub mod tools;
+
+use std::time::Duration;
+
+pub use calls::{create_key, create_organization, expect_error, verify};
+pub(crate) use database::store_test;
+pub use database::{Engine, TestDatabase};
+pub use server::{Server, keystead_command};
+
+/// How long a condition may take to come true, on a machine that is busy with other tests.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// How often a condition is looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// Waits until `condition` holds. `what` completes "waited for ..." in the failure's words.
+pub async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let holds = async {
+        while !condition().await {
+            tokio::time::sleep(TICK).await;
+        }
+    };
+    let waited = tokio::time::timeout(PATIENCE, holds).await;
+    assert!(waited.is_ok(), "waited for {what} for {} s in vain", PATIENCE.as_secs());
+}
+
+/// Whether `needle` occurs in `haystack`, byte for byte.
+pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    assert!(!needle.is_empty(), "the empty needle is everywhere");
+    haystack.windows(needle.len()).any(|window| window == needle)
+}

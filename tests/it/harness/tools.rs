@@ -1,0 +1,106 @@
+//! Finds the programs that the tests need and did not build: PostgreSQL's, grpcurl, Python with grpcio.
+//! `tests/run` installs them and says where they are through the environment; without it the usual
+//! places are searched. A program that is not there fails the test with words on what to do.
+//! Invariant: with CI=true no client is ever left out.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// The folder that holds `initdb`, `postgres` and `pg_ctl`: the newest version where there are several.
+pub fn postgres_folder() -> PathBuf {
+    let mut folders: Vec<PathBuf> = env::var_os("KEYSTEAD_TEST_POSTGRES_BIN").map(PathBuf::from).into_iter().collect();
+    let mut versions = installed_postgres_versions();
+    versions.sort_by_key(|folder| std::cmp::Reverse(version_in(folder)));
+    folders.extend(versions);
+    folders.extend(search_path());
+    folders
+        .into_iter()
+        .find(|folder| ["initdb", "postgres", "pg_ctl"].iter().all(|name| folder.join(name).is_file()))
+        .unwrap_or_else(|| {
+            panic!(
+                "The PostgreSQL server programs (initdb, postgres, pg_ctl) were not found. Run the tests \
+                 with ./tests/run, which installs them; or install the server package by hand (Debian, \
+                 Ubuntu, Alpine: postgresql; Fedora: postgresql-server; macOS: brew install postgresql@17) \
+                 or name their folder in KEYSTEAD_TEST_POSTGRES_BIN."
+            )
+        })
+}
+
+/// grpcurl, or `None` where this run was told to do without it.
+pub fn grpcurl() -> Option<PathBuf> {
+    client(
+        "grpcurl",
+        "KEYSTEAD_TEST_GRPCURL",
+        "KEYSTEAD_TEST_SKIP_GRPCURL",
+        &["bin/grpcurl"],
+        "go install github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.3",
+    )
+}
+
+/// A Python that can import what `tests/clients/requirements.txt` names, or `None` where this run was
+/// told to do without it.
+pub fn python() -> Option<PathBuf> {
+    client(
+        "Python grpcio",
+        "KEYSTEAD_TEST_PYTHON",
+        "KEYSTEAD_TEST_SKIP_PYTHON",
+        &["venv/bin/python"],
+        "python3 -m venv target/test-tools/venv && \
+         target/test-tools/venv/bin/pip install -r tests/clients/requirements.txt",
+    )
+}
+
+/// The repository's folder.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn client(name: &str, variable: &str, skip: &str, own: &[&str], by_hand: &str) -> Option<PathBuf> {
+    let in_ci = env::var("CI").is_ok_and(|value| value == "true");
+    if env::var(skip).is_ok_and(|value| value == "1") && !in_ci {
+        return None;
+    }
+    let tools = repository().join("target/test-tools");
+    let named = env::var_os(variable).map(PathBuf::from);
+    let installed = own.iter().map(|path| tools.join(path));
+    let on_path = search_path().into_iter().map(|folder| folder.join(name));
+    let found = named.into_iter().chain(installed).chain(on_path).find(|path| path.is_file());
+    assert!(
+        found.is_some(),
+        "The client {name} was not found. Run the tests with ./tests/run, which installs it; or install it \
+         by hand:\n  {by_hand}\nor name it in {variable}. To leave it out, outside CI only, set {skip}=1."
+    );
+    found
+}
+
+fn installed_postgres_versions() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (parent, prefix, bin) in [
+        ("/usr/lib/postgresql", "", "bin"),
+        ("/usr/libexec", "postgresql", ""),
+        ("/usr", "pgsql-", "bin"),
+        ("/opt/homebrew/opt", "postgresql@", "bin"),
+        ("/usr/local/opt", "postgresql@", "bin"),
+    ] {
+        let Ok(entries) = std::fs::read_dir(parent) else {
+            continue;
+        };
+        found.extend(
+            entries
+                .flatten()
+                .filter(|entry| entry.file_name().to_string_lossy().starts_with(prefix))
+                .map(|entry| entry.path().join(bin)),
+        );
+    }
+    found
+}
+
+/// The last number in a path, such as 17 in `/usr/lib/postgresql/17/bin`.
+fn version_in(folder: &Path) -> u32 {
+    let text = folder.to_string_lossy();
+    text.rsplit(|letter: char| !letter.is_ascii_digit()).find_map(|digits| digits.parse().ok()).unwrap_or(0)
+}
+
+fn search_path() -> Vec<PathBuf> {
+    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
+}
