@@ -22,7 +22,7 @@ impl Init {
     pub(super) async fn run(self, environment: Environment<'_>) -> Result<u8, Failure> {
         let config = StoreConfig::load(&self.flags, environment)?;
         telemetry::init(&config.telemetry);
-        let secret = Zeroizing::new(app::init(&config.database).await?);
+        let secret = app::init(&config.database).await?;
         let line = Zeroizing::new(format!("{}\n", secret.as_str()));
         output::write(&line).map_err(|error| {
             Failure::refused(format!(

@@ -26,7 +26,9 @@ pub async fn up(options: &ConnectOptions) -> Result<Vec<String>, StoreError> {
     let connection = locked(options).await?;
     let result = async {
         let pending = pending_names(&connection).await?;
-        Migrator::up(&connection, None).await?;
+        if !pending.is_empty() {
+            Migrator::up(&connection, None).await?;
+        }
         Ok(pending)
     }
     .await;
@@ -71,8 +73,13 @@ pub async fn status(options: &ConnectOptions) -> Result<Vec<MigrationStatus>, St
         .collect())
 }
 
+/// What this binary has and the database has not. Migrations that only the database knows, from a newer binary, are
+/// no fault: old code survives a new schema.
 async fn pending_names(connection: &DatabaseConnection) -> Result<Vec<String>, StoreError> {
-    Ok(names(Migrator::get_pending_migrations(connection).await?.iter().map(|m| m.name())))
+    Migrator::install(connection).await?;
+    let applied = Migrator::get_migration_models(connection).await?;
+    let ours = names(Migrator::migrations().iter().map(|migration| migration.name()));
+    Ok(ours.into_iter().filter(|name| !applied.iter().any(|row| row.version == *name)).collect())
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {

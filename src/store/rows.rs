@@ -185,11 +185,6 @@ pub(super) fn encode_json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-/// Text where empty stands for none, as a nullable column holds it.
-pub(super) fn none_if_empty(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
-}
-
 fn corrupt(id: &str, column: &str) -> StoreError {
     StoreError::Corrupt(format!("row {id:?}, column {column}"))
 }

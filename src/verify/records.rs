@@ -26,6 +26,19 @@ pub struct CacheLimits {
     pub negative_age_max: Duration,
 }
 
+impl CacheLimits {
+    /// Holds nothing, for commands that verify nothing.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self {
+            entries_max: 0,
+            entry_age_max: Duration::ZERO,
+            negative_entries_max: 0,
+            negative_age_max: Duration::ZERO,
+        }
+    }
+}
+
 /// Whether an answer may come from the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {

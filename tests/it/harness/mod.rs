@@ -6,10 +6,14 @@
 //! - `database`: a database per test on either engine; `store_test!` runs a test on both.
 //! - `server`: runs the `keystead` binary, and stops, kills and restarts it.
 //! - `calls`: generated clients of a server, with the caller's secret, and the commonest calls.
+//! - `rpcs`: every rpc of the contract by enumeration, and calls by bytes.
+//! - `cli`: runs the command line as a process.
 
 mod calls;
+pub mod cli;
 mod database;
 mod postgres;
+pub mod rpcs;
 mod server;
 pub mod tools;
 

@@ -153,6 +153,12 @@ impl Server {
 
     /// Waits until the server that was launched serves.
     pub async fn wait_until_serving(&mut self) {
+        self.wait_until_listening().await;
+        wait_until("health to say SERVING", async || self.health("").await == Some(ServingStatus::Serving)).await;
+    }
+
+    /// Waits until the server that was launched listens, whether it serves yet or not.
+    pub async fn wait_until_listening(&mut self) {
         let output = self.output.clone();
         let process = self.process.as_mut().expect("a launched server");
         let mut address = None;
@@ -169,7 +175,6 @@ impl Server {
         let address = address.expect("the condition held");
         self.address = Some(address);
         self.channel = Some(connect(address));
-        wait_until("health to say SERVING", async || self.health("").await == Some(ServingStatus::Serving)).await;
     }
 
     fn spawn(&mut self) {
@@ -271,7 +276,7 @@ fn initialise(database: &TestDatabase) -> String {
     secret.to_owned()
 }
 
-fn bare_command(database_url: &str) -> Command {
+pub(super) fn bare_command(database_url: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_keystead"));
     for (variable, _) in std::env::vars_os() {
         if variable.to_string_lossy().starts_with("KEYSTEAD_") {

@@ -1,0 +1,223 @@
+//! One log line per call, and rich details for what tonic refuses by itself before a handler runs: messages that are
+//! too large or malformed, methods that do not exist.
+//! Must not read the body, and never refuses a call: h2 punishes connections whose bodies are dropped unread.
+//! Never logs a secret, a digest or metadata; names and ids alone.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use http::{HeaderValue, Request, Response};
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::status::Refusal;
+use crate::{
+    clock::Clock,
+    domain::ids::{KeyId, OrganizationId, RecordId},
+    random,
+};
+
+/// The response header that carries the call's id.
+const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// What a handler tells of its call.
+#[derive(Debug, Default)]
+struct Told {
+    outcome: Option<&'static str>,
+    caller_key_id: Option<KeyId>,
+    key_id: Option<KeyId>,
+    organization_id: Option<OrganizationId>,
+}
+
+/// One call, as the log will show it. Handlers find it in the request's extensions.
+#[derive(Debug, Clone)]
+pub struct CallRecord {
+    pub request_id: Arc<str>,
+    told: Arc<Mutex<Told>>,
+}
+
+impl CallRecord {
+    fn new(request_id: &str) -> Self {
+        Self { request_id: request_id.into(), told: Arc::default() }
+    }
+
+    fn tell(&self, change: impl FnOnce(&mut Told)) {
+        change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Notes who calls.
+    pub fn caller(&self, key: KeyId) {
+        self.tell(|told| told.caller_key_id = Some(key));
+    }
+
+    /// Notes the key that the call is about.
+    pub fn key(&self, key: KeyId, organization: OrganizationId) {
+        self.tell(|told| (told.key_id, told.organization_id) = (Some(key), Some(organization)));
+    }
+
+    /// Notes the organization that the call is about.
+    pub fn organization(&self, organization: OrganizationId) {
+        self.tell(|told| told.organization_id = Some(organization));
+    }
+
+    /// Notes the outcome of a verification.
+    pub fn outcome(&self, outcome: &'static str) {
+        self.tell(|told| told.outcome = Some(outcome));
+    }
+}
+
+/// Writes the line when it is dropped, so that a call whose caller hung up has one too.
+struct Line {
+    method: String,
+    begun: Instant,
+    record: CallRecord,
+    code: Code,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        let told = self.record.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let duration_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let text = |id: Option<String>| id.unwrap_or_default();
+        let (caller, key) = (text(told.caller_key_id.map(|id| id.to_string())), text(told.key_id.map(|id| id.to_string())));
+        let organization = text(told.organization_id.map(|id| id.to_string()));
+        let outcome = told.outcome.unwrap_or_default();
+        let (method, code, request_id) = (self.method.as_str(), code_name(self.code), &*self.record.request_id);
+        if method.starts_with("grpc.") {
+            tracing::debug!(method, code, duration_us, request_id, "call");
+        } else {
+            tracing::info!(
+                method,
+                code,
+                outcome,
+                key_id = key,
+                organization_id = organization,
+                caller_key_id = caller,
+                duration_us,
+                request_id,
+                "call"
+            );
+        }
+    }
+}
+
+/// Wraps every call.
+#[derive(Clone)]
+pub struct CallLogLayer {
+    pub clock: Clock,
+}
+
+impl<S> Layer<S> for CallLogLayer {
+    type Service = CallLog<S>;
+
+    fn layer(&self, inner: S) -> CallLog<S> {
+        CallLog { inner, clock: self.clock.clone() }
+    }
+}
+
+/// The service of [`CallLogLayer`].
+#[derive(Clone)]
+pub struct CallLog<S> {
+    inner: S,
+    clock: Clock,
+}
+
+impl<S, B, R> Service<Request<B>> for CallLog<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: Send,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let request_id = RecordId::new(self.clock.now(), random::bytes()).to_string();
+        let record = CallRecord::new(&request_id);
+        let method = method_name(request.uri().path());
+        let line = Line { method, begun: Instant::now(), record: record.clone(), code: Code::Cancelled };
+        request.extensions_mut().insert(record);
+        let answer = self.inner.call(request);
+        Box::pin(async move {
+            // All of it, so that it is dropped, and written, when this future is.
+            let mut line = line;
+            let mut response = answer.await?;
+            if let Some(status) = Status::from_header_map(response.headers()) {
+                line.code = complete(&status, &mut response);
+            } else {
+                line.code = Code::Ok;
+            }
+            if let Ok(id) = HeaderValue::from_str(&request_id) {
+                response.headers_mut().insert(REQUEST_ID_HEADER, id);
+            }
+            Ok(response)
+        })
+    }
+}
+
+/// Gives a status that tonic made by itself the details that ours have, in the words of our contract.
+fn complete<R>(status: &Status, response: &mut Response<R>) -> Code {
+    if status.code() == Code::Ok || !status.details().is_empty() {
+        return status.code();
+    }
+    let message = status.message();
+    let refusal = match status.code() {
+        Code::OutOfRange | Code::ResourceExhausted => {
+            Refusal::new(Code::InvalidArgument, "MESSAGE_TOO_LARGE", format!("the request is too large: {message}"))
+        }
+        Code::Internal => {
+            let message = "the request cannot be decoded: it is not a message of this rpc";
+            Refusal::new(Code::InvalidArgument, "MALFORMED_MESSAGE", message)
+        }
+        Code::Unimplemented => Refusal::new(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such method"),
+        Code::NotFound => Refusal::new(Code::NotFound, "NOT_FOUND", message),
+        Code::DeadlineExceeded | Code::Cancelled => {
+            Refusal::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the caller's deadline has passed")
+        }
+        code => Refusal::new(code, "REFUSED", message),
+    };
+    let completed = refusal.into_status();
+    for name in [Status::GRPC_STATUS, Status::GRPC_MESSAGE, Status::GRPC_STATUS_DETAILS] {
+        response.headers_mut().remove(name);
+    }
+    // Only fails for a message that no header can hold; the status then goes out as tonic made it.
+    let _ = completed.add_header(response.headers_mut());
+    completed.code()
+}
+
+/// `/keystead.v1.KeyService/VerifyKey` as `keystead.v1.KeyService/VerifyKey`; whatever else a client may have written
+/// there is shown without control characters and cut.
+fn method_name(path: &str) -> String {
+    path.trim_start_matches('/').chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+/// The name of a code as the gRPC specification spells it.
+fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

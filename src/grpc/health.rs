@@ -1,0 +1,39 @@
+//! Health of `""` and of every service (gRPC Health Checking Protocol): `NOT_SERVING` until the database has answered,
+//! and again when draining begins. Must not say SERVING by default, as tonic-health does for `""`.
+
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+/// The services that health is told for; `""` stands for the whole process.
+const SERVICES: [&str; 4] =
+    ["", "keystead.v1.KeyService", "keystead.v1.OrganizationService", "keystead.v1.AuditService"];
+
+/// Says whether we serve.
+#[derive(Clone)]
+pub struct Health {
+    reporter: HealthReporter,
+}
+
+impl Health {
+    /// Health that says `NOT_SERVING` of everything.
+    pub async fn not_serving() -> Self {
+        let health = Self { reporter: HealthReporter::new() };
+        health.set(ServingStatus::NotServing).await;
+        health
+    }
+
+    /// Tells whether calls are answered.
+    pub async fn set_serving(&self, serving: bool) {
+        self.set(if serving { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
+    }
+
+    async fn set(&self, status: ServingStatus) {
+        for service in SERVICES {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+
+    pub(super) fn service(&self) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health + use<>> {
+        let service = tonic_health::server::HealthService::from_health_reporter(self.reporter.clone());
+        tonic_health::pb::health_server::HealthServer::new(service)
+    }
+}

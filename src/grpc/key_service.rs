@@ -1,0 +1,151 @@
+//! `KeyService` on the wire: each rpc decodes, calls its use case, encodes, and decides nothing.
+
+use tonic::{Request, Response, Status};
+
+use super::{calls::Calls, decode_key, decode_usage, encode};
+use crate::{
+    domain::permission::Permission,
+    proto::v1::{self, key_service_server::KeyService},
+    service,
+};
+
+#[tonic::async_trait]
+impl KeyService for Calls {
+    async fn create_key(
+        &self,
+        request: Request<v1::CreateKeyRequest>,
+    ) -> Result<Response<v1::CreateKeyResponse>, Status> {
+        self.control(request, Permission::KeysCreate, |context, call, request, record| async move {
+            let new = decode_key::decode_create(request)?;
+            record.organization(new.organization_id);
+            let issued = service::create_key(&context, &call, new).await?;
+            record.key(issued.key.id, issued.key.organization_id);
+            Ok(v1::CreateKeyResponse {
+                key: Some(encode::encode_key(issued.key, context.clock.now())),
+                secret: issued.secret.expose().to_owned(),
+            })
+        })
+        .await
+    }
+
+    async fn verify_key(
+        &self,
+        request: Request<v1::VerifyKeyRequest>,
+    ) -> Result<Response<v1::VerifyKeyResponse>, Status> {
+        self.verification(request, |context, call, request, record| async move {
+            let verification = decode_key::decode_verify(request, call.caller.reach(), context.clock.now())?;
+            let verified = service::verify_key(&context, verification).await?;
+            record.outcome(verified.outcome.as_str());
+            if let Some(key) = &verified.key {
+                record.key(key.id, key.organization_id);
+            }
+            Ok(encode::encode_verified(verified))
+        })
+        .await
+    }
+
+    async fn batch_verify_keys(
+        &self,
+        request: Request<v1::BatchVerifyKeysRequest>,
+    ) -> Result<Response<v1::BatchVerifyKeysResponse>, Status> {
+        self.unimplemented(request, Permission::KeysVerify, "BatchVerifyKeys").await
+    }
+
+    async fn get_key(&self, request: Request<v1::GetKeyRequest>) -> Result<Response<v1::GetKeyResponse>, Status> {
+        self.control(request, Permission::KeysRead, |context, call, request, record| async move {
+            let id = decode_key::decode_key_id("key_id", &request.key_id)?;
+            let key = service::get_key(&context, &call, id).await?;
+            record.key(key.id, key.organization_id);
+            Ok(v1::GetKeyResponse { key: Some(encode::encode_key(key, context.clock.now())) })
+        })
+        .await
+    }
+
+    async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
+        self.control(request, Permission::KeysRead, |context, call, request, record| async move {
+            let (filter, size, token) = decode_key::decode_list(request)?;
+            record.organization(filter.organization_id);
+            let (keys, next_page_token) = service::list_keys(&context, &call, &filter, size, &token).await?;
+            let now = context.clock.now();
+            let keys = keys.into_iter().map(|key| encode::encode_key(key, now)).collect();
+            Ok(v1::ListKeysResponse { keys, next_page_token })
+        })
+        .await
+    }
+
+    async fn update_key(
+        &self,
+        request: Request<v1::UpdateKeyRequest>,
+    ) -> Result<Response<v1::UpdateKeyResponse>, Status> {
+        self.control(request, Permission::KeysUpdate, |context, call, request, record| async move {
+            let update = decode_key::decode_update(request)?;
+            let key = service::update_key(&context, &call, update).await?;
+            record.key(key.id, key.organization_id);
+            Ok(v1::UpdateKeyResponse { key: Some(encode::encode_key(key, context.clock.now())) })
+        })
+        .await
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<v1::RotateKeyRequest>,
+    ) -> Result<Response<v1::RotateKeyResponse>, Status> {
+        self.control(request, Permission::KeysRotate, |context, call, request, record| async move {
+            let rotate = decode_key::decode_rotate(&request)?;
+            let rotated = service::rotate_key(&context, &call, rotate).await?;
+            record.key(rotated.key.id, rotated.key.organization_id);
+            let now = context.clock.now();
+            Ok(v1::RotateKeyResponse {
+                key: Some(encode::encode_key(rotated.key, now)),
+                secret: rotated.secret.expose().to_owned(),
+                previous_key: Some(encode::encode_key(rotated.previous, now)),
+            })
+        })
+        .await
+    }
+
+    async fn revoke_key(
+        &self,
+        request: Request<v1::RevokeKeyRequest>,
+    ) -> Result<Response<v1::RevokeKeyResponse>, Status> {
+        self.control(request, Permission::KeysRevoke, |context, call, request, record| async move {
+            let revoke = decode_key::decode_revoke(request)?;
+            let (key, revision) = service::revoke_key(&context, &call, revoke).await?;
+            record.key(key.id, key.organization_id);
+            Ok(v1::RevokeKeyResponse { key: Some(encode::encode_key(key, context.clock.now())), revision })
+        })
+        .await
+    }
+
+    async fn revoke_keys(
+        &self,
+        request: Request<v1::RevokeKeysRequest>,
+    ) -> Result<Response<v1::RevokeKeysResponse>, Status> {
+        self.unimplemented(request, Permission::KeysRevoke, "RevokeKeys").await
+    }
+
+    async fn import_keys(
+        &self,
+        request: Request<v1::ImportKeysRequest>,
+    ) -> Result<Response<v1::ImportKeysResponse>, Status> {
+        self.unimplemented(request, Permission::KeysImport, "ImportKeys").await
+    }
+
+    async fn usage_stats(
+        &self,
+        request: Request<v1::UsageStatsRequest>,
+    ) -> Result<Response<v1::UsageStatsResponse>, Status> {
+        self.control(request, Permission::UsageRead, |context, call, request, _| async move {
+            let question = decode_usage::decode_stats(request, context.clock.now())?;
+            Ok(encode::encode_usage(service::usage_stats(&context, &call, &question).await?))
+        })
+        .await
+    }
+
+    async fn report_usage(
+        &self,
+        request: Request<v1::ReportUsageRequest>,
+    ) -> Result<Response<v1::ReportUsageResponse>, Status> {
+        self.unimplemented(request, Permission::UsageReport, "ReportUsage").await
+    }
+}

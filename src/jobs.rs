@@ -1,0 +1,64 @@
+//! What runs in the background while the service serves: the feed is followed, usage and limits are written through,
+//! audit events are sealed. Each job's last round runs once more when the service drains.
+//! Must not hold a transaction in a task that is ended in the middle: rounds run to their end.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    service::Context,
+    store::{StoreError, audit_events},
+};
+
+/// How often usage, limits and audit events are written: what a `kill -9` may cost of the first two.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Starts the jobs.
+pub fn start(context: &Arc<Context>) {
+    let feed = context.feed.clone();
+    let clock = context.clock.clone();
+    tokio::spawn(async move { feed.follow(|| clock.now()).await });
+    every("usage", context, |context| async move { context.recorder.flush(&context.store).await });
+    every("limits", context, |context| async move {
+        context.limiter.flush(&context.store, context.clock.now()).await
+    });
+    every("audit", context, |context| async move { audit_events::seal(&context.store).await.map(|_| ()) });
+}
+
+/// Runs every job's last round, once no call is in flight any more.
+pub async fn finish(context: &Arc<Context>) {
+    let results = [
+        ("usage", context.recorder.flush(&context.store).await),
+        ("limits", context.limiter.flush(&context.store, context.clock.now()).await),
+        ("audit", audit_events::seal(&context.store).await.map(|_| ())),
+    ];
+    for (job, result) in results {
+        if let Err(error) = result {
+            tracing::error!(job, error = ?error, "the last round of a job failed");
+        }
+    }
+}
+
+fn every<F>(job: &'static str, context: &Arc<Context>, round: impl Fn(Arc<Context>) -> F + Send + 'static)
+where
+    F: Future<Output = Result<(), StoreError>> + Send + 'static,
+{
+    let context = context.clone();
+    tokio::spawn(async move {
+        let mut ticks = interval(INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        loop {
+            ticks.tick().await;
+            let result = context.mutations.spawn(round(context.clone())).await;
+            let failed = !matches!(result, Ok(Ok(())));
+            if failed && !failing {
+                tracing::error!(job, result = ?result, "a job fails");
+            } else if failing && !failed {
+                tracing::info!(job, "a job succeeds again");
+            }
+            failing = failed;
+        }
+    });
+}

@@ -1,0 +1,256 @@
+//! `KeyService`, rpc by rpc, through a real channel against the real binary, on both databases.
+//! A file is one rpc, or one subject of one; a test function is one guarantee, said by its name, with one
+//! server of its own. Here is what they share: a world of a server and an organization, short ways to call,
+//! and `refused`, which every refusal has to pass. Invariant: nothing here waits but on a condition.
+
+mod bad_input;
+mod bad_input_rules;
+mod bad_input_use;
+mod create;
+mod create_bounds;
+mod get;
+mod list;
+mod list_pages;
+mod message_size;
+mod revoke;
+mod revoke_admins;
+mod rotate;
+mod rotate_shares;
+mod unimplemented;
+mod update;
+mod update_rules;
+mod usage;
+mod usage_span;
+mod verify_credits;
+mod verify_faults;
+mod verify_freshness;
+mod verify_limits;
+mod verify_not_found;
+mod verify_outcomes;
+mod verify_quota;
+
+use std::collections::BTreeSet;
+
+use keystead::clock::Clock;
+use keystead::proto::v1::{
+    ApiKey, CreateKeyRequest, Environment, GetKeyRequest, ListKeysRequest, Outcome, RevokeKeyRequest,
+    RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse, UpdateKeyRequest, VerifyKeyRequest, VerifyKeyResponse,
+};
+use prost_types::{Duration, FieldMask, Timestamp};
+use tokio::task::JoinSet;
+use tonic::{Code, Response, Status};
+use tonic_types::ErrorDetails;
+
+use crate::harness::{self, Server, TestDatabase, create_organization, expect_error};
+
+/// The id of the organization `system`.
+const SYSTEM: &str = "00000000-0000-0000-0000-000000000001";
+/// A well-formed id that nothing has.
+const NOBODY: &str = "0198c7a4-5b7e-7c3a-9f00-2f1d6a8b9c0d";
+/// The reason of every refusal for bad fields.
+const INVALID: &str = "INVALID_FIELDS";
+
+/// One server, and the organization that most tests work in.
+struct World {
+    server: Server,
+    organization: String,
+}
+
+impl World {
+    async fn new(database: &TestDatabase) -> Self {
+        let server = Server::start(database, &[]).await;
+        let organization = create_organization(&server, "acme").await.id;
+        Self { server, organization }
+    }
+
+    /// A request for a live key with nothing but what is required.
+    fn new_key(&self) -> CreateKeyRequest {
+        CreateKeyRequest {
+            organization_id: self.organization.clone(),
+            name: "A key of the tests".to_owned(),
+            environment: Environment::Live.into(),
+            ..Default::default()
+        }
+    }
+
+    /// Creates a key as the admin. Returns the record and the secret.
+    async fn create(&self, request: CreateKeyRequest) -> (ApiKey, String) {
+        let answer = self.server.keys().create_key(request).await.expect("a key is created").into_inner();
+        (answer.key.expect("the key"), answer.secret)
+    }
+
+    /// Creates so many keys at once, named `NAME 0`, `NAME 1` ... in the order of the answer.
+    async fn create_many(&self, name: &str, count: usize) -> Vec<(ApiKey, String)> {
+        let creations = (0..count).map(|at| {
+            let (mut keys, request) = (self.server.keys(), self.new_key());
+            let request = CreateKeyRequest { name: format!("{name} {at:05}"), ..request };
+            async move {
+                let answer = keys.create_key(request).await.expect("a key is created").into_inner();
+                (answer.key.expect("the key"), answer.secret)
+            }
+        });
+        let mut created = at_once(creations).await;
+        created.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        created
+    }
+
+    /// The secret of a new caller in an organization.
+    async fn caller(&self, organization: &str, scopes: &[&str]) -> String {
+        harness::create_key(&self.server, organization, scopes).await.1
+    }
+
+    async fn get(&self, key_id: &str) -> ApiKey {
+        let request = GetKeyRequest { key_id: key_id.to_owned() };
+        self.server.keys().get_key(request).await.expect("the key is read").into_inner().key.expect("the key")
+    }
+
+    /// All keys of an organization that a request selects, page by page.
+    async fn list(&self, mut request: ListKeysRequest) -> Vec<ApiKey> {
+        let mut keys = Vec::new();
+        loop {
+            let page = self.server.keys().list_keys(request.clone()).await.expect("keys are listed").into_inner();
+            keys.extend(page.keys);
+            if page.next_page_token.is_empty() {
+                return keys;
+            }
+            request.page_token = page.next_page_token;
+        }
+    }
+
+    /// Verifies as the admin.
+    async fn ask(&self, request: VerifyKeyRequest) -> VerifyKeyResponse {
+        self.server.keys().verify_key(request).await.expect("a verification answers").into_inner()
+    }
+
+    /// The outcome of verifying a secret with nothing required of it.
+    async fn outcome(&self, secret: &str) -> Outcome {
+        self.ask(presenting(secret)).await.outcome()
+    }
+
+    /// Sets the fields that `paths` name to the values in `key`.
+    async fn update(&self, key: ApiKey, paths: &[&str]) -> ApiKey {
+        let answer = self.server.keys().update_key(updating(key, paths)).await;
+        answer.expect("the key is updated").into_inner().key.expect("the key")
+    }
+
+    async fn revoke(&self, key_id: &str) -> RevokeKeyResponse {
+        let request = RevokeKeyRequest { key_id: key_id.to_owned(), ..Default::default() };
+        self.server.keys().revoke_key(request).await.expect("the key is revoked").into_inner()
+    }
+
+    async fn rotate(&self, key_id: &str, overlap: Option<Duration>) -> RotateKeyResponse {
+        let request = RotateKeyRequest { key_id: key_id.to_owned(), overlap, ..Default::default() };
+        self.server.keys().rotate_key(request).await.expect("the key is rotated").into_inner()
+    }
+}
+
+/// What must not move where a call is refused.
+#[derive(Debug, PartialEq, Eq)]
+struct Footprint {
+    keys: i64,
+    /// The sum of all etags of keys, which every change of a key raises.
+    etags: i64,
+    audit_events: i64,
+    revision: i64,
+}
+
+impl Footprint {
+    async fn of(database: &TestDatabase) -> Self {
+        Self {
+            keys: database.query_i64("SELECT count(*) FROM api_keys").await,
+            etags: database.query_i64("SELECT CAST(sum(etag) AS bigint) FROM api_keys").await,
+            audit_events: database.query_i64("SELECT count(*) FROM audit_events").await,
+            revision: database.query_i64("SELECT revision FROM change_counter WHERE id = 1").await,
+        }
+    }
+}
+
+/// A verification with nothing required.
+fn presenting(secret: &str) -> VerifyKeyRequest {
+    VerifyKeyRequest { secret: secret.to_owned(), ..Default::default() }
+}
+
+/// An update without an etag.
+fn updating(key: ApiKey, paths: &[&str]) -> UpdateKeyRequest {
+    UpdateKeyRequest { key: Some(key), update_mask: Some(mask(paths)), ..Default::default() }
+}
+
+fn mask(paths: &[&str]) -> FieldMask {
+    FieldMask { paths: texts(paths) }
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+/// A span of whole seconds.
+fn seconds(seconds: i64) -> Duration {
+    Duration { seconds, nanos: 0 }
+}
+
+/// A span of whole days.
+fn days(days: i64) -> Duration {
+    seconds(days * 86_400)
+}
+
+/// The present moment, moved by so many seconds; the service reads the same machine's clock.
+fn from_now(seconds: i64) -> Timestamp {
+    let now = Clock::default().now().micros();
+    Timestamp { seconds: now / 1_000_000 + seconds, nanos: i32::try_from(now % 1_000_000).expect("in range") * 1000 }
+}
+
+/// A moment in microseconds since the epoch.
+fn micros(time: Option<Timestamp>) -> i64 {
+    let time = time.expect("a moment");
+    time.seconds * 1_000_000 + i64::from(time.nanos / 1000)
+}
+
+/// A copy of `request` with one thing changed.
+fn with<T: Clone>(request: &T, change: impl FnOnce(&mut T)) -> T {
+    let mut request = request.clone();
+    change(&mut request);
+    request
+}
+
+/// Runs calls at the same time.
+async fn at_once<T: Send + 'static>(
+    calls: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let mut tasks = JoinSet::new();
+    for call in calls {
+        tasks.spawn(call);
+    }
+    tasks.join_all().await
+}
+
+/// Asserts a refusal as `expect_error` does, and that message and metadata tell the same: each value in the
+/// metadata stands in the message, and each id in the message stands in the metadata.
+fn refused<T>(result: Result<Response<T>, Status>, code: Code, reason: &str) -> ErrorDetails {
+    let message = result.as_ref().err().map(|status| status.message().to_owned()).unwrap_or_default();
+    let details = expect_error(result, code, reason);
+    assert!(!message.is_empty(), "{reason} without a message");
+    let metadata = &details.error_info().expect("an ErrorInfo").metadata;
+    for (name, value) in metadata {
+        assert!(message.contains(value), "{name} = {value:?} is not in {message:?}");
+    }
+    let is_id = |word: &&str| word.len() == 36 && word.bytes().filter(|byte| *byte == b'-').count() == 4;
+    for id in message.split(|letter: char| !letter.is_ascii_hexdigit() && letter != '-').filter(is_id) {
+        assert!(metadata.values().any(|value| value == id), "{id} is not in the metadata of {message:?}");
+    }
+    details
+}
+
+/// Asserts that a call was refused for bad fields, each named once. Returns their paths.
+fn bad_fields<T>(result: Result<Response<T>, Status>) -> BTreeSet<String> {
+    let details = refused(result, Code::InvalidArgument, INVALID);
+    let violations = &details.bad_request().expect("a BadRequest").field_violations;
+    let fields: BTreeSet<String> = violations.iter().map(|violation| violation.field.clone()).collect();
+    assert_eq!(fields.len(), violations.len(), "each field once: {violations:?}");
+    assert!(violations.iter().all(|violation| !violation.description.is_empty()), "{violations:?}");
+    fields
+}
+
+/// The paths of fields as `bad_fields` returns them.
+fn fields(paths: &[&str]) -> BTreeSet<String> {
+    paths.iter().map(ToString::to_string).collect()
+}
