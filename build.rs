@@ -19,11 +19,8 @@ const SECRET_MESSAGES: [&str; 7] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = [
-        "keystead/v1/key_service.proto",
-        "keystead/v1/organization_service.proto",
-        "keystead/v1/audit_service.proto",
-    ];
+    let files =
+        ["keystead/v1/key_service.proto", "keystead/v1/organization_service.proto", "keystead/v1/audit_service.proto"];
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("keystead.bin"), descriptors.encode_to_vec())?;

@@ -24,7 +24,7 @@ use crate::{
     config::{CacheConfig, Config, DatabaseConfig},
     domain::page::PageTokens,
     grpc::{self, Calls, Health, ListenerLimits, ServerLimits, TlsError, TlsReloader},
-    jobs,
+    jobs::{self, Jobs},
     limits::Limiter,
     random,
     service::{self, Context, ServiceError},
@@ -139,9 +139,10 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     tracing::info!(address = %address, tls = config.server.tls.is_some(), "listening");
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let jobs = Jobs::default();
     let ready = async {
         get_ready(&config, &options, &context, address).await?;
-        jobs::start(&context);
+        jobs.start(&context);
         health.set_serving(true).await;
         tracing::info!("ready");
         std::future::pending::<Result<(), AppError>>().await
@@ -151,8 +152,9 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
     };
-    drain(&config, context, &health, &stop, server, lock).await?;
-    outcome
+    let drained = drain(&config, context, &health, &stop, server, &jobs).await;
+    drop(lock);
+    outcome.and(drained)
 }
 
 fn connect_options(config: &DatabaseConfig) -> ConnectOptions {
@@ -307,8 +309,14 @@ async fn greet(config: &Config, context: &Arc<Context>, address: SocketAddr) -> 
     }
     let call = format!("grpcurl{plain} -H \"authorization: Bearer $KEYSTEAD_TOKEN\"");
     let service = "keystead.v1";
-    writeln!(out, "\n{call} -d '{{\"name\":\"Acme\",\"slug\":\"acme\"}}' {address} {service}.OrganizationService/CreateOrganization")?;
-    writeln!(out, "{call} -d '{{\"organization_id\":\"<id>\",\"name\":\"first\",\"environment\":\"ENVIRONMENT_LIVE\"}}' {address} {service}.KeyService/CreateKey")?;
+    writeln!(
+        out,
+        "\n{call} -d '{{\"name\":\"Acme\",\"slug\":\"acme\"}}' {address} {service}.OrganizationService/CreateOrganization"
+    )?;
+    writeln!(
+        out,
+        "{call} -d '{{\"organization_id\":\"<id>\",\"name\":\"first\",\"environment\":\"ENVIRONMENT_LIVE\"}}' {address} {service}.KeyService/CreateKey"
+    )?;
     writeln!(out, "{call} -d '{{\"secret\":\"<secret>\"}}' {address} {service}.KeyService/VerifyKey")?;
     writeln!(out, "{call} -d '{{\"key_id\":\"<key id>\"}}' {address} {service}.KeyService/RevokeKey\n")?;
     out.flush()?;
@@ -322,22 +330,22 @@ async fn drain(
     health: &Health,
     stop: &watch::Sender<bool>,
     server: Server,
-    lock: FileLock,
+    jobs: &Jobs,
 ) -> Result<(), AppError> {
     tracing::info!("draining");
     health.set_serving(false).await;
     stop.send_replace(true);
     let finish = async {
-        let served = server.await;
+        let ended = server.await;
+        jobs.stop();
         context.mutations.close();
         jobs::finish(&context).await;
         context.mutations.wait().await;
         context.store.clone().close().await;
-        served
+        ended
     };
-    let served = tokio::time::timeout(config.server.drain_timeout, finish).await;
-    drop(lock);
-    match served {
+    let drained = tokio::time::timeout(config.server.drain_timeout, finish).await;
+    match drained {
         Ok(Ok(Ok(()))) => tracing::info!("drained"),
         Ok(Ok(Err(error))) => return Err(AppError::Server(error)),
         Ok(Err(panic)) => return Err(AppError::Server(Box::new(panic))),

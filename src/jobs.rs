@@ -2,9 +2,15 @@
 //! audit events are sealed. Each job's last round runs once more when the service drains.
 //! Must not hold a transaction in a task that is ended in the middle: rounds run to their end.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    task::AbortHandle,
+    time::{MissedTickBehavior, interval},
+};
 
 use crate::{
     service::Context,
@@ -14,16 +20,33 @@ use crate::{
 /// How often usage, limits and audit events are written: what a `kill -9` may cost of the first two.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the jobs.
-pub fn start(context: &Arc<Context>) {
-    let feed = context.feed.clone();
-    let clock = context.clock.clone();
-    tokio::spawn(async move { feed.follow(|| clock.now()).await });
-    every("usage", context, |context| async move { context.recorder.flush(&context.store).await });
-    every("limits", context, |context| async move {
-        context.limiter.flush(&context.store, context.clock.now()).await
-    });
-    every("audit", context, |context| async move { audit_events::seal(&context.store).await.map(|_| ()) });
+/// The jobs that run.
+#[derive(Default)]
+pub struct Jobs {
+    tasks: Mutex<Vec<AbortHandle>>,
+}
+
+impl Jobs {
+    /// Starts all jobs.
+    pub fn start(&self, context: &Arc<Context>) {
+        let feed = context.feed.clone();
+        let clock = context.clock.clone();
+        let follower = tokio::spawn(async move { feed.follow(|| clock.now()).await }).abort_handle();
+        let usage = every("usage", context, |context| async move { context.recorder.flush(&context.store).await });
+        let limits = every("limits", context, |context| async move {
+            context.limiter.flush(&context.store, context.clock.now()).await
+        });
+        let audit =
+            every("audit", context, |context| async move { audit_events::seal(&context.store).await.map(|_| ()) });
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend([follower, usage, limits, audit]);
+    }
+
+    /// Begins no further round. A round under way is a mutation like any other, and runs to its end.
+    pub fn stop(&self) {
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
 }
 
 /// Runs every job's last round, once no call is in flight any more.
@@ -40,7 +63,11 @@ pub async fn finish(context: &Arc<Context>) {
     }
 }
 
-fn every<F>(job: &'static str, context: &Arc<Context>, round: impl Fn(Arc<Context>) -> F + Send + 'static)
+fn every<F>(
+    job: &'static str,
+    context: &Arc<Context>,
+    round: impl Fn(Arc<Context>) -> F + Send + 'static,
+) -> AbortHandle
 where
     F: Future<Output = Result<(), StoreError>> + Send + 'static,
 {
@@ -60,5 +87,6 @@ where
             }
             failing = failed;
         }
-    });
+    })
+    .abort_handle()
 }

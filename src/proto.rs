@@ -5,12 +5,7 @@
 use std::fmt;
 
 /// Package `keystead.v1`.
-#[expect(
-    clippy::pedantic,
-    clippy::allow_attributes,
-    clippy::doc_lazy_continuation,
-    reason = "generated code is not ours to lint"
-)]
+#[expect(clippy::pedantic, clippy::allow_attributes, reason = "generated code is not ours to lint")]
 pub mod v1 {
     tonic::include_proto!("keystead.v1");
 }

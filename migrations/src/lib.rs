@@ -6,8 +6,8 @@
 //! times are microseconds since the Unix epoch in UTC (`*_us`), because SQLite has no time type that
 //! compares rightly; lists and maps are JSON text, read by the code alone.
 
-pub use sea_orm_migration::{MigratorTrait, sea_orm};
 use sea_orm_migration::prelude::*;
+pub use sea_orm_migration::{Migration, MigratorTrait};
 
 mod columns;
 mod m20261121_000001_organizations_and_keys;

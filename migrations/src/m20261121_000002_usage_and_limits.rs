@@ -67,9 +67,7 @@ fn usage_rollups() -> TableCreateStatement {
         .col(text_or_empty("response_time_histogram"))
         .col(count("tokens"))
         .col(count("cost_micro_usd"))
-        .primary_key(
-            Index::create().col("organization_id").col("hour_us").col("key_id").col("endpoint").col("outcome"),
-        )
+        .primary_key(Index::create().col("organization_id").col("hour_us").col("key_id").col("endpoint").col("outcome"))
         .to_owned()
 }
 

@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn limits_and_credits_out_of_range_are_refused() {
-        let day = Duration::from_secs(86_400);
+        let day = Duration::from_hours(24);
         assert!(RateLimit::parse("", 1, day, false).is_err());
         assert!(RateLimit::parse("A", 1, day, false).is_err());
         assert!(RateLimit::parse("a", 0, day, false).is_err());

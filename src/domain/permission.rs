@@ -2,7 +2,10 @@
 //! scopes of the caller's key under `keystead.`, and the organizations that it reaches.
 //! Must not look anything up. Invariant: nobody hands out a `keystead.` scope that they do not hold.
 
-use super::{ids::{KeyId, OrganizationId}, scope::Scope};
+use super::{
+    ids::{KeyId, OrganizationId},
+    scope::Scope,
+};
 
 /// What stands before every permission of Keystead's own.
 const OWN_SCOPES: &str = "keystead.";

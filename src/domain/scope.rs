@@ -75,9 +75,8 @@ mod tests {
     #[test]
     fn a_trailing_wildcard_covers_every_ending() {
         let held = scopes(&["invoices:*", "users:read"]);
-        let met = |all: &[&str], any: &[&str]| {
-            RequiredScopes { all_of: scopes(all), any_of: scopes(any) }.met_by(&held)
-        };
+        let met =
+            |all: &[&str], any: &[&str]| RequiredScopes { all_of: scopes(all), any_of: scopes(any) }.met_by(&held);
         assert!(met(&["invoices:read", "users:read"], &[]));
         assert!(met(&[], &["users:write", "invoices:x"]));
         assert!(met(&["invoices:*"], &[]));

@@ -114,8 +114,7 @@ fn native_random_part(text: &str) -> Option<&str> {
 /// Whether this is 43 characters of URL-safe base64. New secrets are base62, a part of it; the two further
 /// characters let keys of the same shape from older systems, which used base64, be imported as they are.
 fn is_random_part(text: &str) -> bool {
-    text.len() == RANDOM_LENGTH
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+    text.len() == RANDOM_LENGTH && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 /// The 256-bit number written in base62, most significant digit first, padded to 43 digits.

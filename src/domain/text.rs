@@ -89,7 +89,9 @@ pub fn parse_email(text: &str) -> Result<String, Invalid> {
 ///
 /// # Errors
 /// Refuses anything else; the text names the fault, not the entry.
-pub fn parse_metadata(entries: impl IntoIterator<Item = (String, String)>) -> Result<BTreeMap<String, String>, Invalid> {
+pub fn parse_metadata(
+    entries: impl IntoIterator<Item = (String, String)>,
+) -> Result<BTreeMap<String, String>, Invalid> {
     let metadata: BTreeMap<String, String> = entries.into_iter().collect();
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     if metadata.len() > METADATA_ENTRIES_MAX {
@@ -114,7 +116,8 @@ pub fn fold(name: &str) -> String {
 
 /// Control characters (Unicode Cc) and the explicit direction marks of UAX #9.
 fn is_unseen(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
+    c.is_control()
+        || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}' | '\u{61c}')
 }
 
 #[cfg(test)]
@@ -123,7 +126,8 @@ mod tests {
 
     #[test]
     fn names_of_every_script_are_welcome_and_hidden_marks_are_not() {
-        for name in ["Acme", "مفتاح الإنتاج", "密钥", "🔑 prod", "'; DROP TABLE api_keys; --", "100%_sure"] {
+        for name in ["Acme", "مفتاح الإنتاج", "密钥", "🔑 prod", "'; DROP TABLE api_keys; --", "100%_sure"]
+        {
             assert_eq!(parse_name(name).as_deref(), Ok(name));
         }
         for name in ["", "  ", "a\0b", "a\nb", "\u{202e}evil", &"x".repeat(201)] {

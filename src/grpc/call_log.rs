@@ -12,6 +12,7 @@ use std::{
 use http::{HeaderValue, Request, Response};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use tracing::field::display;
 
 use super::status::Refusal;
 use crate::{
@@ -81,10 +82,10 @@ impl Drop for Line {
     fn drop(&mut self) {
         let told = self.record.told.lock().unwrap_or_else(PoisonError::into_inner);
         let duration_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let text = |id: Option<String>| id.unwrap_or_default();
-        let (caller, key) = (text(told.caller_key_id.map(|id| id.to_string())), text(told.key_id.map(|id| id.to_string())));
-        let organization = text(told.organization_id.map(|id| id.to_string()));
-        let outcome = told.outcome.unwrap_or_default();
+        let outcome = told.outcome;
+        let key_id = told.key_id.map(display);
+        let organization_id = told.organization_id.map(display);
+        let caller_key_id = told.caller_key_id.map(display);
         let (method, code, request_id) = (self.method.as_str(), code_name(self.code), &*self.record.request_id);
         if method.starts_with("grpc.") {
             tracing::debug!(method, code, duration_us, request_id, "call");
@@ -93,9 +94,9 @@ impl Drop for Line {
                 method,
                 code,
                 outcome,
-                key_id = key,
-                organization_id = organization,
-                caller_key_id = caller,
+                key_id,
+                organization_id,
+                caller_key_id,
                 duration_us,
                 request_id,
                 "call"

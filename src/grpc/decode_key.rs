@@ -24,9 +24,9 @@ use crate::{
 };
 
 /// The longest lifetime of a key given as a span: 100 years.
-const TTL_MAX: Duration = Duration::from_secs(36_500 * 86_400);
+const TTL_MAX: Duration = Duration::from_hours(36_500 * 24);
 /// The longest overlap of a rotation: 30 days.
-const OVERLAP_MAX: Duration = Duration::from_secs(30 * 86_400);
+const OVERLAP_MAX: Duration = Duration::from_hours(30 * 24);
 const LIMIT_NAMES_MAX: usize = 100;
 const TAGS_MAX: usize = 20;
 const ENDPOINT_LENGTH_MAX: usize = 256;
@@ -60,9 +60,9 @@ pub fn decode_create(request: v1::CreateKeyRequest) -> Result<NewKey, ServiceErr
             owner_id: owner_id?,
             allowed_cidrs: allowed_cidrs?,
             rate_limits: rate_limits?,
-            credits: credits?,
+            credits,
             lifetime: lifetime?,
-            request_id: request_id?,
+            request_id,
         })
     })();
     fields.finish(new)
@@ -72,9 +72,9 @@ fn decode_lifetime(fields: &mut Fields, lifetime: Option<&v1::create_key_request
     use v1::create_key_request::Lifetime as Wire;
     match lifetime {
         None => Some(Lifetime::Unlimited),
-        Some(Wire::ExpireTime(time)) => fields.time("expire_time", Some(time))?.map(Lifetime::Until),
+        Some(Wire::ExpireTime(time)) => fields.time("expire_time", Some(time)).map(Lifetime::Until),
         Some(Wire::Ttl(span)) => {
-            let span = fields.span("ttl", Some(span))??;
+            let span = fields.span("ttl", Some(span))?;
             if !(Duration::from_secs(1)..=TTL_MAX).contains(&span) {
                 fields.refuse("ttl", Invalid::new("must be 1 second to 36,500 days"));
                 return None;
@@ -84,12 +84,13 @@ fn decode_lifetime(fields: &mut Fields, lifetime: Option<&v1::create_key_request
     }
 }
 
-pub fn decode_verify(request: v1::VerifyKeyRequest, reach: Reach, now: Timestamp) -> Result<Verification, ServiceError> {
+pub fn decode_verify(
+    request: v1::VerifyKeyRequest,
+    reach: Reach,
+    now: Timestamp,
+) -> Result<Verification, ServiceError> {
     let mut fields = Fields::default();
-    let key_id = match &request.key_id {
-        None => Some(None),
-        Some(id) => fields.take("key_id", KeyId::parse(id)).map(Some),
-    };
+    let key_id = request.key_id.as_ref().and_then(|id| fields.take("key_id", KeyId::parse(id)));
     let wanted = request.required_scopes.unwrap_or_default();
     let all_of = fields.scopes("required_scopes.all_of", &wanted.all_of);
     let any_of = fields.scopes("required_scopes.any_of", &wanted.any_of);
@@ -126,13 +127,13 @@ pub fn decode_verify(request: v1::VerifyKeyRequest, reach: Reach, now: Timestamp
             digest: digest_of_presented(&request.secret),
             question: Question {
                 reach,
-                key_id: key_id?,
+                key_id,
                 required_scopes: RequiredScopes { all_of: all_of?, any_of: any_of? },
-                client_address: client_address?,
+                client_address,
             },
             cost,
             limit_names: request.limit_names,
-            freshness: freshness??,
+            freshness: freshness?,
             min_revision: request.min_revision,
             usage: UsageEvent {
                 key: None,
@@ -169,12 +170,12 @@ pub fn decode_list(request: v1::ListKeysRequest) -> Result<KeyList, ServiceError
     let filter = (|| {
         Some(KeyFilter {
             organization_id: organization_id?,
-            status: status?,
-            environment: environment?,
-            owner_id: owner_id?,
-            name_contains: name_contains?,
-            expiring_before: expiring_before?,
-            unused_since: unused_since?,
+            status,
+            environment,
+            owner_id,
+            name_contains,
+            expiring_before,
+            unused_since,
         })
     })();
     fields.finish((|| Some((filter?, size?, request.page_token)))())
@@ -200,13 +201,13 @@ pub fn decode_update(request: v1::UpdateKeyRequest) -> Result<UpdateKey, Service
             "owner_id" => changes.owner_id = fields.take("key.owner_id", text::parse_owner(&key.owner_id)),
             "allowed_cidrs" => changes.allowed_cidrs = fields.cidrs("key.allowed_cidrs", &key.allowed_cidrs),
             "rate_limits" => changes.rate_limits = fields.rate_limits("key.rate_limits", &key.rate_limits),
-            "credits" => changes.credits = fields.credits("key.credits", key.credits.as_ref()),
-            "expire_time" => changes.expire_time = fields.time("key.expire_time", key.expire_time.as_ref()),
+            "credits" => changes.credits = Some(fields.credits("key.credits", key.credits.as_ref())),
+            "expire_time" => changes.expire_time = Some(fields.time("key.expire_time", key.expire_time.as_ref())),
             "enabled" => changes.enabled = Some(key.enabled),
             _ => fields.refuse(&format!("update_mask.paths[{at}]"), Invalid::new(UPDATABLE)),
         }
     }
-    fields.finish((|| Some(UpdateKey { id: id?, changes, etag: etag? }))())
+    fields.finish((|| Some(UpdateKey { id: id?, changes, etag }))())
 }
 
 const UPDATABLE: &str = "must be one of name, scopes, metadata, owner_id, allowed_cidrs, rate_limits, credits, \
@@ -215,21 +216,21 @@ const UPDATABLE: &str = "must be one of name, scopes, metadata, owner_id, allowe
 pub fn decode_rotate(request: &v1::RotateKeyRequest) -> Result<RotateKey, ServiceError> {
     let mut fields = Fields::default();
     let id = fields.take("key_id", KeyId::parse(&request.key_id));
-    let overlap = fields.span("overlap", request.overlap.as_ref()).map(Option::unwrap_or_default);
-    if overlap.is_some_and(|overlap| overlap > OVERLAP_MAX) {
+    let overlap = fields.span("overlap", request.overlap.as_ref()).unwrap_or_default();
+    if overlap > OVERLAP_MAX {
         fields.refuse("overlap", Invalid::new("must be at most 30 days"));
     }
     let etag = fields.etag(&request.etag);
-    fields.finish((|| Some(RotateKey { id: id?, overlap: overlap?, etag: etag? }))())
+    fields.finish((|| Some(RotateKey { id: id?, overlap, etag }))())
 }
 
-pub fn decode_revoke(request: v1::RevokeKeyRequest) -> Result<RevokeKey, ServiceError> {
+pub fn decode_revoke(request: &v1::RevokeKeyRequest) -> Result<RevokeKey, ServiceError> {
     let mut fields = Fields::default();
     let id = fields.take("key_id", KeyId::parse(&request.key_id));
     let reason = fields.word("reason", request.reason, |word| Some(reason(word)));
     let note = fields.take("note", text::parse_note(&request.note));
     let etag = fields.etag(&request.etag);
-    fields.finish((|| Some(RevokeKey { id: id?, reason: reason??, note: note?, etag: etag? }))())
+    fields.finish((|| Some(RevokeKey { id: id?, reason: reason?, note: note?, etag }))())
 }
 
 pub fn decode_key_id(field: &str, id: &str) -> Result<KeyId, ServiceError> {

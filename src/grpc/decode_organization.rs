@@ -33,14 +33,14 @@ pub fn decode_create(request: v1::CreateOrganizationRequest) -> Result<NewOrgani
         Some(NewOrganization {
             name: name?,
             slug: slug?,
-            email: email?,
-            plan: plan?.unwrap_or(Plan::Free),
+            email,
+            plan: plan.unwrap_or(Plan::Free),
             max_keys: max_keys?,
             rate_limits: rate_limits?,
             monthly_quota: monthly_quota?,
             secret_prefix: secret_prefix?,
             metadata: metadata?,
-            request_id: request_id?,
+            request_id,
         })
     })();
     fields.finish(new)
@@ -69,8 +69,8 @@ pub fn decode_list(request: v1::ListOrganizationsRequest) -> Result<(Organizatio
     let mut fields = Fields::default();
     let size = fields.take("page_size", page::parse_page_size(request.page_size));
     let name_contains = fields.optional("name_contains", &request.name_contains, parse_name_part);
-    let filter = (|| Some(OrganizationFilter { active: request.active, name_contains: name_contains? }))();
-    fields.finish((|| Some((filter?, size?, request.page_token)))())
+    let filter = OrganizationFilter { active: request.active, name_contains };
+    fields.finish(size.map(|size| (filter, size, request.page_token)))
 }
 
 pub fn decode_update(request: v1::UpdateOrganizationRequest) -> Result<UpdateOrganization, ServiceError> {
@@ -88,7 +88,7 @@ pub fn decode_update(request: v1::UpdateOrganizationRequest) -> Result<UpdateOrg
         match path.as_str() {
             "name" => changes.name = fields.take(&field, text::parse_name(&wire.name)),
             "slug" => changes.slug = fields.take(&field, text::parse_slug(&wire.slug)),
-            "email" => changes.email = fields.optional(&field, &wire.email, text::parse_email),
+            "email" => changes.email = Some(fields.optional(&field, &wire.email, text::parse_email)),
             "plan" => changes.plan = fields.required_word(&field, wire.plan, plan),
             "max_keys" => changes.max_keys = fields.take(&field, parse_max_keys(wire.max_keys)),
             "rate_limits" => changes.rate_limits = fields.rate_limits(&field, &wire.rate_limits),
@@ -98,7 +98,7 @@ pub fn decode_update(request: v1::UpdateOrganizationRequest) -> Result<UpdateOrg
             _ => fields.refuse(&format!("update_mask.paths[{at}]"), Invalid::new(UPDATABLE)),
         }
     }
-    fields.finish((|| Some(UpdateOrganization { id: id?, changes, etag: etag? }))())
+    fields.finish((|| Some(UpdateOrganization { id: id?, changes, etag }))())
 }
 
 const UPDATABLE: &str = "must be one of name, slug, email, plan, max_keys, rate_limits, monthly_quota, secret_prefix, \
@@ -109,7 +109,7 @@ pub fn decode_named(id: &str, etag: &str) -> Result<(OrganizationId, Option<i64>
     let mut fields = Fields::default();
     let id = fields.take("organization_id", OrganizationId::parse(id));
     let etag = fields.etag(etag);
-    fields.finish((|| Some((id?, etag?)))())
+    fields.finish(id.map(|id| (id, etag)))
 }
 
 const fn plan(word: v1::Plan) -> Option<Plan> {

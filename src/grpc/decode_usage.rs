@@ -47,12 +47,12 @@ pub fn decode_stats(request: v1::UsageStatsRequest, now: Timestamp) -> Result<Us
     }
     let top = u64::try_from(request.top).ok().filter(|top| *top > 0).unwrap_or(TOP_DEFAULT);
     let question = (|| {
-        let end = end?.unwrap_or_else(|| now.plus(std::time::Duration::from_micros(1)));
+        let end = end.unwrap_or_else(|| now.plus(std::time::Duration::from_micros(1)));
         Some(UsageQuestion {
             subject: subject?,
-            start: start?.unwrap_or_else(|| end.minus(std::time::Duration::from_micros(1)).start_of_month()),
+            start: start.unwrap_or_else(|| end.minus(std::time::Duration::from_micros(1)).start_of_month()),
             end,
-            granularity: granularity??,
+            granularity: granularity?,
             top,
         })
     })();
@@ -70,15 +70,6 @@ pub fn decode_audit_list(request: v1::ListAuditEventsRequest) -> Result<(AuditFi
     let start_time = fields.time("start_time", request.start_time.as_ref());
     let end_time = fields.time("end_time", request.end_time.as_ref());
     let size = fields.take("page_size", page::parse_page_size(request.page_size));
-    let filter = (|| {
-        Some(AuditFilter {
-            organization_id: organization_id?,
-            target_id: target_id?,
-            actor_key_id: actor_key_id?,
-            action: action?,
-            start_time: start_time?,
-            end_time: end_time?,
-        })
-    })();
-    fields.finish((|| Some((filter?, size?, request.page_token)))())
+    let filter = AuditFilter { organization_id, target_id, actor_key_id, action, start_time, end_time };
+    fields.finish(size.map(|size| (filter, size, request.page_token)))
 }

@@ -1,5 +1,6 @@
 //! Reading the fields of a request: every bad one is collected, so that a caller learns all of them at once.
-//! A field that could not be read is `None` until `finish`, which gives the whole or all violations.
+//! A field that could not be read is `None` from here on, as one that was not given is; `finish` tells them apart,
+//! and gives the whole request or all violations.
 
 use std::time::Duration;
 
@@ -48,20 +49,13 @@ impl Fields {
         }
     }
 
-    /// A value of one of our enums; 0 stands for "not given".
-    pub fn word<W: TryFrom<i32>, T>(
-        &mut self,
-        field: &str,
-        number: i32,
-        read: impl Fn(W) -> Option<T>,
-    ) -> Option<Option<T>> {
-        match W::try_from(number) {
-            Ok(word) => Some(read(word)),
-            Err(_) => {
-                self.refuse(field, Invalid::new("must be one of the values of its enum"));
-                None
-            }
+    /// A value of one of our enums, if one is given: 0 stands for "not given".
+    pub fn word<W: TryFrom<i32>, T>(&mut self, field: &str, number: i32, read: impl Fn(W) -> Option<T>) -> Option<T> {
+        if let Ok(word) = W::try_from(number) {
+            return read(word);
         }
+        self.refuse(field, Invalid::new("must be one of the values of its enum"));
+        None
     }
 
     /// As `word`, where a value has to be given.
@@ -71,23 +65,21 @@ impl Fields {
         number: i32,
         read: impl Fn(W) -> Option<T>,
     ) -> Option<T> {
-        match self.word(field, number, read)? {
-            Some(value) => Some(value),
-            None => {
-                self.refuse(field, Invalid::new("must be given"));
-                None
-            }
+        if number == 0 {
+            self.refuse(field, Invalid::new("must be given"));
+            return None;
         }
+        self.word(field, number, read)
     }
 
-    /// An optional text: empty stands for "not given".
+    /// A text, if one is given: empty stands for "not given".
     pub fn optional<T>(
         &mut self,
         field: &str,
         text: &str,
         parse: impl FnOnce(&str) -> Result<T, Invalid>,
-    ) -> Option<Option<T>> {
-        if text.is_empty() { Some(None) } else { self.take(field, parse(text)).map(Some) }
+    ) -> Option<T> {
+        if text.is_empty() { None } else { self.take(field, parse(text)) }
     }
 
     /// A list, with every bad item named.
@@ -120,7 +112,7 @@ impl Fields {
     /// A list of rate limits with different names.
     pub fn rate_limits(&mut self, field: &str, limits: &[v1::RateLimit]) -> Option<Vec<RateLimit>> {
         let read = self.list(field, limits, RATE_LIMITS_MAX, |limit| {
-            let window = parse_duration(limit.window.as_ref())?.unwrap_or_default();
+            let window = limit.window.as_ref().map(parse_span).transpose()?.unwrap_or_default();
             RateLimit::parse(&limit.name, limit.limit, window, limit.shadow)
         })?;
         for (at, limit) in read.iter().enumerate() {
@@ -133,34 +125,30 @@ impl Fields {
     }
 
     /// Credits, if there are any.
-    pub fn credits(&mut self, field: &str, credits: Option<&v1::Credits>) -> Option<Option<Credits>> {
-        let Some(credits) = credits else {
-            return Some(None);
-        };
+    pub fn credits(&mut self, field: &str, credits: Option<&v1::Credits>) -> Option<Credits> {
+        let credits = credits?;
         let interval = self.word(&format!("{field}.refill_interval"), credits.refill_interval, |word| match word {
             v1::RefillInterval::Unspecified => None,
             v1::RefillInterval::Day => Some(RefillInterval::Day),
             v1::RefillInterval::Month => Some(RefillInterval::Month),
-        })?;
-        self.take(field, Credits::parse(credits.remaining, credits.refill_amount, interval)).map(Some)
+        });
+        self.take(field, Credits::parse(credits.remaining, credits.refill_amount, interval))
     }
 
     /// A moment, if one is given.
-    pub fn time(&mut self, field: &str, time: Option<&prost_types::Timestamp>) -> Option<Option<Timestamp>> {
-        let Some(time) = time else {
-            return Some(None);
-        };
-        let reason = "must be a time from 1970 to 9999";
-        self.take(field, Timestamp::from_parts(time.seconds, time.nanos).ok_or_else(|| Invalid::new(reason))).map(Some)
+    pub fn time(&mut self, field: &str, time: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+        let time = time?;
+        let refused = || Invalid::new("must be a time from 1970 to 9999");
+        self.take(field, Timestamp::from_parts(time.seconds, time.nanos).ok_or_else(refused))
     }
 
     /// A span, if one is given.
-    pub fn span(&mut self, field: &str, span: Option<&prost_types::Duration>) -> Option<Option<Duration>> {
-        self.take(field, parse_duration(span))
+    pub fn span(&mut self, field: &str, span: Option<&prost_types::Duration>) -> Option<Duration> {
+        self.take(field, parse_span(span?))
     }
 
     /// An etag, if one is given. One that we never wrote matches no row.
-    pub fn etag(&mut self, etag: &str) -> Option<Option<i64>> {
+    pub fn etag(&mut self, etag: &str) -> Option<i64> {
         self.optional("etag", etag, |text| {
             if text.len() > ETAG_LENGTH_MAX {
                 return Err(Invalid::new(format!("must have at most {ETAG_LENGTH_MAX} characters")));
@@ -171,12 +159,9 @@ impl Fields {
 }
 
 /// Reads a span that is not negative.
-fn parse_duration(span: Option<&prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
-    let Some(span) = span else {
-        return Ok(None);
-    };
+fn parse_span(span: &prost_types::Duration) -> Result<Duration, Invalid> {
     let refused = || Invalid::new("must be a span that is not negative");
     let seconds = u64::try_from(span.seconds).map_err(|_| refused())?;
     let nanos = u32::try_from(span.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(refused)?;
-    Ok(Some(Duration::new(seconds, nanos)))
+    Ok(Duration::new(seconds, nanos))
 }

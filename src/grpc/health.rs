@@ -32,7 +32,9 @@ impl Health {
         }
     }
 
-    pub(super) fn service(&self) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health + use<>> {
+    pub(super) fn service(
+        &self,
+    ) -> tonic_health::pb::health_server::HealthServer<impl tonic_health::pb::health_server::Health + use<>> {
         let service = tonic_health::server::HealthService::from_health_reporter(self.reporter.clone());
         tonic_health::pb::health_server::HealthServer::new(service)
     }

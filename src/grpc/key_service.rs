@@ -109,7 +109,7 @@ impl KeyService for Calls {
         request: Request<v1::RevokeKeyRequest>,
     ) -> Result<Response<v1::RevokeKeyResponse>, Status> {
         self.control(request, Permission::KeysRevoke, |context, call, request, record| async move {
-            let revoke = decode_key::decode_revoke(request)?;
+            let revoke = decode_key::decode_revoke(&request)?;
             let (key, revision) = service::revoke_key(&context, &call, revoke).await?;
             record.key(key.id, key.organization_id);
             Ok(v1::RevokeKeyResponse { key: Some(encode::encode_key(key, context.clock.now())), revision })

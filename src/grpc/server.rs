@@ -5,13 +5,7 @@ use std::time::Duration;
 
 use tonic::transport::Server;
 
-use super::{
-    call_log::CallLogLayer,
-    calls::Calls,
-    health::Health,
-    listener::Connections,
-    sizes::BySize,
-};
+use super::{call_log::CallLogLayer, calls::Calls, health::Health, listener::Connections, sizes::BySize};
 use crate::{
     clock::Clock,
     proto::{

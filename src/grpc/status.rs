@@ -140,16 +140,11 @@ fn invalid_argument(violations: &[Violation]) -> Refusal {
 }
 
 fn already_exists(reason: &'static str, field: &'static str, resource: Option<&Resource>) -> Refusal {
-    match resource {
-        Some(resource) => {
-            let message = format!("{field} was used before, for {} {}", resource.kind, resource.name);
-            Refusal::new(Code::AlreadyExists, reason, message).with("field", field).about(resource)
-        }
-        None => {
-            let message = format!("{field} is taken");
-            Refusal::new(Code::AlreadyExists, reason, message).with("field", field)
-        }
-    }
+    let Some(resource) = resource else {
+        return Refusal::new(Code::AlreadyExists, reason, format!("{field} is taken")).with("field", field);
+    };
+    let message = format!("{field} was used before, for {} {}", resource.kind, resource.name);
+    Refusal::new(Code::AlreadyExists, reason, message).with("field", field).about(resource)
 }
 
 fn shorten(value: &str) -> String {

@@ -89,8 +89,8 @@ impl TlsReloader {
 fn read(certificate: &Path, key: &Path, client_ca: Option<&Path>) -> Result<ServerConfig, TlsError> {
     let chain = certificates(certificate)?;
     let key_bytes = bytes(key)?;
-    let key_pem = PrivateKeyDer::from_pem_slice(&key_bytes)
-        .map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
+    let key_pem =
+        PrivateKeyDer::from_pem_slice(&key_bytes).map_err(|source| TlsError::Pem { path: key.to_owned(), source })?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
     let builder = ServerConfig::builder_with_provider(provider.clone()).with_protocol_versions(&versions)?;

@@ -20,7 +20,7 @@ use crate::{
 /// The name under which a monthly quota is tracked; no rate limit can have it.
 const QUOTA_NAME: &str = "monthly quota";
 /// The longest window and one more: what ended before that matters to nobody.
-const KEEP: Duration = Duration::from_secs(2 * 400 * 24 * 3600);
+const KEEP: Duration = Duration::from_hours(2 * 400 * 24);
 
 /// What one verification is held to.
 pub struct Limits<'a> {
@@ -74,7 +74,8 @@ impl Limiter {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let standing: Vec<(WindowKey, SlidingWindow, bool)> =
             limits.rate_limits.iter().map(|(subject, limit)| counts.standing(subject, limit, cost, now)).collect();
-        let exceeded = limits.rate_limits.iter().zip(&standing).any(|((_, limit), (_, _, full))| *full && !limit.shadow);
+        let exceeded =
+            limits.rate_limits.iter().zip(&standing).any(|((_, limit), (_, _, full))| *full && !limit.shadow);
         let quota = QuotaKey { organization: limits.organization_id, month: now.start_of_month() };
         let spent = counts.quotas.get(&quota).copied().unwrap_or(0);
         let over_quota = limits.monthly_quota > 0 && spent.saturating_add(cost.max(1)) > limits.monthly_quota;
@@ -148,7 +149,13 @@ impl Limiter {
 }
 
 impl Counts {
-    fn standing(&self, subject: &str, limit: &RateLimit, cost: i64, now: Timestamp) -> (WindowKey, SlidingWindow, bool) {
+    fn standing(
+        &self,
+        subject: &str,
+        limit: &RateLimit,
+        cost: i64,
+        now: Timestamp,
+    ) -> (WindowKey, SlidingWindow, bool) {
         let key = WindowKey {
             subject: subject.to_owned(),
             name: limit.name.clone(),
@@ -216,7 +223,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
     fn limit(name: &str, limit: i64, shadow: bool) -> RateLimit {
-        RateLimit::parse(name, limit, Duration::from_secs(3600), shadow).unwrap()
+        RateLimit::parse(name, limit, Duration::from_hours(1), shadow).unwrap()
     }
 
     fn charge(limiter: &Limiter, limits: &[RateLimit], quota: i64, cost: i64) -> Charge {

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{
-    Call, Context, CountedOrganization, Resource, ServiceError, guards, update_organization::system_is_fixed,
-};
+use super::{Call, Context, CountedOrganization, Resource, ServiceError, guards, update_organization::system_is_fixed};
 use crate::{
     domain::{audit::AuditAction, ids::OrganizationId, time::Timestamp},
     store::{api_keys, commit, organizations, rate_limits, usage},

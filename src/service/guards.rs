@@ -33,10 +33,9 @@ pub fn check_expiry(expire_time: Option<Timestamp>, now: Timestamp, field: &str)
 pub fn check_scopes(call: &Call, scopes: &[Scope]) -> Result<(), ServiceError> {
     match call.caller.beyond_own(scopes) {
         None => Ok(()),
-        Some(scope) => Err(ServiceError::PermissionDenied {
-            reason: "SCOPE_NOT_HELD",
-            permission: scope.as_str().to_owned(),
-        }),
+        Some(scope) => {
+            Err(ServiceError::PermissionDenied { reason: "SCOPE_NOT_HELD", permission: scope.as_str().to_owned() })
+        }
     }
 }
 
@@ -79,16 +78,21 @@ pub async fn audit(
     organization_id: OrganizationId,
     detail: &serde_json::Value,
 ) -> Result<(), ServiceError> {
-    let event =
-        NewAuditEvent { time: now, actor: call.actor(), action, target_id, organization_id, detail: detail.to_string() };
+    let event = NewAuditEvent {
+        time: now,
+        actor: call.actor(),
+        action,
+        target_id,
+        organization_id,
+        detail: detail.to_string(),
+    };
     audit_events::insert(transaction, RecordId::new(now, random::bytes()), &event).await?;
     Ok(())
 }
 
 /// Keys as they are shown: one that was rotated shows the credits that the newest key of its chain holds.
 pub async fn with_credits(context: &Context, mut keys: Vec<ApiKey>) -> Result<Vec<ApiKey>, ServiceError> {
-    let holders: Vec<_> =
-        keys.iter().filter(|key| key.credits.is_some()).filter_map(|key| key.successor_id).collect();
+    let holders: Vec<_> = keys.iter().filter(|key| key.credits.is_some()).filter_map(|key| key.successor_id).collect();
     let held = api_keys::find_credits(context.store.control(), &holders).await?;
     for key in &mut keys {
         let holder = held.iter().find(|(id, ..)| Some(*id) == key.successor_id && key.credits.is_some());

@@ -56,10 +56,8 @@ async fn create(context: Arc<Context>, now: Timestamp) -> Result<Secret, Service
     let secret = Secret::generate(&organization.secret_prefix, Environment::Live, &random::secret_bytes());
     let key = admin(&organization, &secret, now)?;
     api_keys::insert(&transaction, &key, &secret.digest(), None).await?;
-    let targets = [
-        (AuditAction::OrganizationCreate, organization.id.to_string()),
-        (AuditAction::KeyCreate, key.id.to_string()),
-    ];
+    let targets =
+        [(AuditAction::OrganizationCreate, organization.id.to_string()), (AuditAction::KeyCreate, key.id.to_string())];
     for (action, target_id) in targets {
         let actor = Actor { key_id: String::new(), name: ACTOR.to_owned(), request_id: String::new() };
         let (organization_id, detail) = (organization.id, json!({}).to_string());

@@ -69,9 +69,5 @@ async fn change(
 
 /// Refuses what would take the built-in organization away.
 pub(super) fn system_is_fixed(resource: Resource, description: &str) -> ServiceError {
-    ServiceError::FailedPrecondition {
-        reason: "SYSTEM_ORGANIZATION",
-        resource,
-        description: description.to_owned(),
-    }
+    ServiceError::FailedPrecondition { reason: "SYSTEM_ORGANIZATION", resource, description: description.to_owned() }
 }

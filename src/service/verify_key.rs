@@ -143,11 +143,11 @@ fn limits<'a>(key: &'a ApiKey, organization: &'a Organization, names: &[String])
         let reason = Invalid::new("must be the name of a limit of the key");
         return Err(ServiceError::invalid(format!("limit_names[{at}]"), reason));
     }
-    let named = |limit: &&RateLimit| names.is_empty() || names.contains(&limit.name);
-    let of_key = key.rate_limits.iter().filter(named).map(|limit| (key.counter_id.to_string(), limit));
-    let of_organization = organization.rate_limits.iter().map(|limit| (organization.id.to_string(), limit));
+    let charged = |limit: &&RateLimit| names.is_empty() || names.contains(&limit.name);
+    let own = key.rate_limits.iter().filter(charged).map(|limit| (key.counter_id.to_string(), limit));
+    let shared = organization.rate_limits.iter().map(|limit| (organization.id.to_string(), limit));
     Ok(Limits {
-        rate_limits: of_key.chain(of_organization).collect(),
+        rate_limits: own.chain(shared).collect(),
         organization_id: organization.id,
         monthly_quota: organization.monthly_quota,
     })

@@ -9,9 +9,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _, LikeExpr, SimpleExpr},
 };
 
-use super::{
-    StoreError, entity::api_key as row, entity::api_key::Column, rows,
-};
+use super::{StoreError, entity::api_key as row, entity::api_key::Column, rows};
 use crate::domain::{
     digest::Digest,
     ids::{KeyId, OrganizationId, RecordId},
@@ -38,9 +36,7 @@ pub struct KeyStatistics {
 fn in_reach(reach: Reach) -> Select<row::Entity> {
     match reach {
         Reach::All => row::Entity::find(),
-        Reach::Only(organization) => {
-            row::Entity::find().filter(Column::OrganizationId.eq(organization.to_string()))
-        }
+        Reach::Only(organization) => row::Entity::find().filter(Column::OrganizationId.eq(organization.to_string())),
     }
 }
 
@@ -179,9 +175,7 @@ pub async fn update_successor(db: &impl ConnectionTrait, rotated: KeyId, newest:
     row::Entity::update_many()
         .set(row::ActiveModel { successor_id: Set(Some(newest.to_string())), ..Default::default() })
         .filter(
-            Condition::any()
-                .add(Column::Id.eq(rotated.to_string()))
-                .add(Column::SuccessorId.eq(rotated.to_string())),
+            Condition::any().add(Column::Id.eq(rotated.to_string())).add(Column::SuccessorId.eq(rotated.to_string())),
         )
         .exec(db)
         .await?;
@@ -241,18 +235,13 @@ pub async fn list(
         let row = Expr::tuple([Expr::col(Column::CreateTimeUs), Expr::col(Column::Id)]);
         select = select.filter(row.lt(Expr::tuple([after.sort.into(), after.id.clone().into()])));
     }
-    let select = select
-        .order_by_desc(Column::CreateTimeUs)
-        .order_by_desc(Column::Id)
-        .limit(page.size + 1);
+    let select = select.order_by_desc(Column::CreateTimeUs).order_by_desc(Column::Id).limit(page.size + 1);
     let mut found = db.query_all(select.as_query()).await?;
     let size = usize::try_from(page.size).unwrap_or(usize::MAX);
     let more = found.len() > size;
     found.truncate(size);
     let next = match found.last() {
-        Some(last) if more => {
-            Some(Position { sort: last.try_get("", "create_time_us")?, id: last.try_get("", "id")? })
-        }
+        Some(last) if more => Some(Position { sort: last.try_get("", "create_time_us")?, id: last.try_get("", "id")? }),
         _ => None,
     };
     Ok(Page { rows: rows::readable::<row::Model, ApiKey>(&found), next })
@@ -285,9 +274,8 @@ fn matching(filter: &KeyFilter, now: Timestamp) -> Condition {
         all = all.add(Column::ExpireTimeUs.lt(end.micros()));
     }
     if let Some(since) = filter.unused_since {
-        let unused = Condition::any()
-            .add(Column::LastUsedTimeUs.is_null())
-            .add(Column::LastUsedTimeUs.lt(since.micros()));
+        let unused =
+            Condition::any().add(Column::LastUsedTimeUs.is_null()).add(Column::LastUsedTimeUs.lt(since.micros()));
         all = all.add(unused);
     }
     all
@@ -396,10 +384,7 @@ pub async fn update_used(
     let newer = Expr::col(Column::LastUsedTimeUs).is_null().or(Expr::col(Column::LastUsedTimeUs).lt(last));
     row::Entity::update_many()
         .col_expr(Column::RequestCount, Expr::col(Column::RequestCount).add(requests))
-        .col_expr(
-            Column::LastUsedTimeUs,
-            Expr::case(newer, last).finally(Expr::col(Column::LastUsedTimeUs)).into(),
-        )
+        .col_expr(Column::LastUsedTimeUs, Expr::case(newer, last).finally(Expr::col(Column::LastUsedTimeUs)).into())
         .filter(Column::Id.eq(id.to_string()))
         .exec(db)
         .await?;

@@ -4,15 +4,11 @@
 //! sealer at a time. Must not change a sealed event.
 
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    QueryTrait as _,
-    sea_query::Expr,
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _,
+    QuerySelect as _, QueryTrait as _, sea_query::Expr,
 };
 
-use super::{
-    Store, StoreError, commit, entity::audit_event as row, entity::audit_event::Column, rows, state,
-};
+use super::{Store, StoreError, commit, entity::audit_event as row, entity::audit_event::Column, rows, state};
 use crate::domain::{
     audit::{AuditFilter, AuditHead, NewAuditEvent, SealedEvent, encode_hash, event_hash},
     ids::RecordId,

@@ -154,7 +154,11 @@ fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
     Ok(Store { verify, control: control.clone(), write: control, usage })
 }
 
-fn postgres_pool(url: &str, connections_max: u32, acquire_timeout: Duration) -> Result<DatabaseConnection, ConnectError> {
+fn postgres_pool(
+    url: &str,
+    connections_max: u32,
+    acquire_timeout: Duration,
+) -> Result<DatabaseConnection, ConnectError> {
     let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?.application_name("keystead");
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)

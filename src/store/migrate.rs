@@ -1,7 +1,7 @@
 //! Running migrations, one process at a time, and telling what they would do.
 //! Must not be called by a server that found the schema newer than itself: old code survives a new schema.
 
-use keystead_migrations::{Migrator, MigratorTrait as _};
+use keystead_migrations::{Migration, Migrator, MigratorTrait as _};
 use sea_orm::{DatabaseConnection, DbErr, RuntimeErr};
 
 use super::{
@@ -43,7 +43,8 @@ pub async fn up(options: &ConnectOptions) -> Result<Vec<String>, StoreError> {
 pub async fn down(options: &ConnectOptions, steps: u32) -> Result<Vec<String>, StoreError> {
     let connection = locked(options).await?;
     let result = async {
-        let mut names = names(Migrator::get_applied_migrations(&connection).await?.iter().map(|m| m.name()));
+        let applied = Migrator::get_applied_migrations(&connection).await?;
+        let mut names = names(applied.iter().map(Migration::name));
         names.reverse();
         names.truncate(usize::try_from(steps).unwrap_or(usize::MAX));
         Migrator::down(&connection, Some(steps)).await?;

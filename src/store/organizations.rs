@@ -9,13 +9,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _},
 };
 
-use super::{
-    StoreError,
-    api_keys::contains,
-    entity::organization as row,
-    entity::organization::Column,
-    rows,
-};
+use super::{StoreError, api_keys::contains, entity::organization as row, entity::organization::Column, rows};
 use crate::domain::{
     ids::{OrganizationId, RecordId},
     organization::{Organization, OrganizationFilter, OrganizationSelector},
@@ -142,18 +136,13 @@ pub async fn list(
         let row = Expr::tuple([Expr::col(Column::CreateTimeUs), Expr::col(Column::Id)]);
         select = select.filter(row.lt(Expr::tuple([after.sort.into(), after.id.clone().into()])));
     }
-    let select = select
-        .order_by_desc(Column::CreateTimeUs)
-        .order_by_desc(Column::Id)
-        .limit(page.size + 1);
+    let select = select.order_by_desc(Column::CreateTimeUs).order_by_desc(Column::Id).limit(page.size + 1);
     let mut found = db.query_all(select.as_query()).await?;
     let size = usize::try_from(page.size).unwrap_or(usize::MAX);
     let more = found.len() > size;
     found.truncate(size);
     let next = match found.last() {
-        Some(last) if more => {
-            Some(Position { sort: last.try_get("", "create_time_us")?, id: last.try_get("", "id")? })
-        }
+        Some(last) if more => Some(Position { sort: last.try_get("", "create_time_us")?, id: last.try_get("", "id")? }),
         _ => None,
     };
     Ok(Page { rows: rows::readable::<row::Model, Organization>(&found), next })

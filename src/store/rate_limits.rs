@@ -2,9 +2,7 @@
 //! Must not decide: the counts that decide are in memory, in `src/limits/`.
 
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _,
-    sea_query::OnConflict,
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, sea_query::OnConflict,
 };
 
 use super::{StoreError, entity::rate_limit_tracking as row, entity::rate_limit_tracking::Column};
@@ -51,9 +49,7 @@ pub async fn upsert(db: &impl ConnectionTrait, windows: &[TrackedWindow]) -> Res
         });
         let identity = [Column::SubjectId, Column::LimitName, Column::WindowStartUs];
         row::Entity::insert_many(models)
-            .on_conflict(
-                OnConflict::columns(identity).update_columns([Column::WindowEndUs, Column::Count]).to_owned(),
-            )
+            .on_conflict(OnConflict::columns(identity).update_columns([Column::WindowEndUs, Column::Count]).to_owned())
             .exec_without_returning(db)
             .await?;
     }

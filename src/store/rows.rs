@@ -2,7 +2,6 @@
 //! Invariant: a row that cannot be read refuses itself and no other. Lists leave it out and log its id; a look-up of
 //! it says `Corrupt`, which is "we do not know", never "there is no such key".
 
-
 use sea_orm::{FromQueryResult, QueryResult};
 use serde::{Deserialize, Serialize};
 
@@ -212,4 +211,3 @@ fn rate_limits(row: &str, text: &str) -> Result<Vec<RateLimit>, StoreError> {
         })
         .collect()
 }
-

@@ -2,8 +2,7 @@
 //! Values that belong to the database as a whole, so that every replica and every restart agrees on them.
 
 use sea_orm::{
-    ActiveValue::Set,
-    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QuerySelect as _,
+    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QuerySelect as _,
     sea_query::OnConflict,
 };
 
@@ -31,11 +30,8 @@ pub async fn find_audit_head_locked(db: &impl ConnectionTrait) -> Result<AuditHe
 
 /// Moves the head of the audit chain on.
 pub async fn update_audit_head(db: &impl ConnectionTrait, head: AuditHead) -> Result<(), StoreError> {
-    let changes = row::ActiveModel {
-        number: Set(head.sequence),
-        value: Set(encode_hash(&head.hash)),
-        ..Default::default()
-    };
+    let changes =
+        row::ActiveModel { number: Set(head.sequence), value: Set(encode_hash(&head.hash)), ..Default::default() };
     row::Entity::update_many().set(changes).filter(Column::Name.eq(AUDIT_HEAD)).exec(db).await?;
     Ok(())
 }

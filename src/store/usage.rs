@@ -100,8 +100,7 @@ pub async fn add_rollups(db: &impl ConnectionTrait, rollups: &[(RollupKey, i64)]
             cost_micro_usd: Set(0),
         });
         let identity = [Column::OrganizationId, Column::HourUs, Column::KeyId, Column::Endpoint, Column::Outcome];
-        let sum = Expr::col((row::Entity, Column::Verifications))
-            .add(Expr::col(("excluded", "verifications")));
+        let sum = Expr::col((row::Entity, Column::Verifications)).add(Expr::col(("excluded", "verifications")));
         row::Entity::insert_many(models)
             .on_conflict(OnConflict::columns(identity).value(Column::Verifications, sum).to_owned())
             .exec_without_returning(db)

@@ -10,7 +10,8 @@ use crate::config::{LogFormat, TelemetryConfig};
 
 /// What our dependencies may say at most: sqlx logs statements, h2 and rustls log bytes, and either may hold what
 /// must not be logged.
-const QUIET: &str = "sqlx=warn,sea_orm=warn,sea_orm_migration=warn,h2=warn,hyper=warn,rustls=warn,tonic=warn,tower=warn";
+const QUIET: &str =
+    "sqlx=warn,sea_orm=warn,sea_orm_migration=warn,h2=warn,hyper=warn,rustls=warn,tonic=warn,tower=warn";
 
 /// Turns logs on, once per process; a second call changes nothing.
 pub fn init(config: &TelemetryConfig) {
@@ -23,9 +24,9 @@ pub fn init(config: &TelemetryConfig) {
             let layer = if io::stderr().is_terminal() { layer } else { layer.with_ansi(false) };
             registry.with(layer).try_init()
         }
-        LogFormat::Json => registry
-            .with(fmt::layer().json().flatten_event(true).with_writer(io::stderr).with_target(false))
-            .try_init(),
+        LogFormat::Json => {
+            registry.with(fmt::layer().json().flatten_event(true).with_writer(io::stderr).with_target(false)).try_init()
+        }
     };
     // Fails only where logs are on already, as in a test that runs two commands.
     drop(result);

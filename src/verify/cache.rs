@@ -117,7 +117,7 @@ mod tests {
     }
 
     fn cache() -> GenerationCache<u64, &'static str> {
-        GenerationCache::new(100, Duration::from_secs(60))
+        GenerationCache::new(100, Duration::from_mins(1))
     }
 
     #[test]

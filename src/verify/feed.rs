@@ -19,7 +19,7 @@ use crate::{
 /// How often the feed is polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long changes are kept for followers that were away; one that was away for longer starts anew.
-const KEEP: Duration = Duration::from_secs(24 * 3600);
+const KEEP: Duration = Duration::from_hours(24);
 /// How many polls lie between two prunings.
 const POLLS_PER_PRUNING: u32 = 600;
 /// The position of a follower that has not heard anything yet.

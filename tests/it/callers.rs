@@ -4,7 +4,7 @@
 //! they hold. `revoked`: a control-plane permission rests on the database and not on a cache.
 
 mod foreign;
-mod requests;
+pub mod requests;
 mod revoked;
 mod scopes;
 
@@ -16,9 +16,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::harness::rpcs::{self, Rpc};
-use crate::harness::{
-    Server, TestDatabase, create_key, create_organization, expect_error, store_test, wait_until,
-};
+use crate::harness::{Server, TestDatabase, create_key, create_organization, expect_error, store_test, wait_until};
 
 pub const SYSTEM: &str = "00000000-0000-0000-0000-000000000001";
 
@@ -33,10 +31,7 @@ pub const PERMISSIONS: &[(&str, &[&str])] = &[
     ("keystead.keys.revoke", &["KeyService/RevokeKey", "KeyService/RevokeKeys"]),
     ("keystead.usage.read", &["KeyService/UsageStats"]),
     ("keystead.usage.report", &["KeyService/ReportUsage"]),
-    (
-        "keystead.organizations.read",
-        &["OrganizationService/GetOrganization", "OrganizationService/ListOrganizations"],
-    ),
+    ("keystead.organizations.read", &["OrganizationService/GetOrganization", "OrganizationService/ListOrganizations"]),
     (
         "keystead.organizations.write",
         &[

@@ -3,5 +3,7 @@
 //! `tests/run` provides what they need on a fresh machine and runs them.
 #![expect(clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
+mod audit;
+mod callers;
 mod clients;
 mod harness;

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 
 use keystead::proto::v1::{
-    CreateKeyRequest, DeactivateOrganizationRequest, ListAuditEventsRequest, ListKeysRequest,
-    ListOrganizationsRequest, Outcome, RateLimit, UsageStatsRequest, VerifyKeyRequest, usage_stats_request::Subject,
+    CreateKeyRequest, DeactivateOrganizationRequest, ListAuditEventsRequest, ListKeysRequest, ListOrganizationsRequest,
+    Outcome, RateLimit, UsageStatsRequest, VerifyKeyRequest, usage_stats_request::Subject,
 };
 use prost::Message as _;
 use tonic::{Code, Response, Status};
@@ -177,10 +177,9 @@ async fn the_secret_of_another_organization_is_not_found_and_nothing_else_shows(
     let nothing = keystead::proto::v1::VerifyKeyResponse { outcome: Outcome::NotFound.into(), ..Default::default() };
     assert_eq!(answer.into_inner(), nothing);
     // The caller's own secret, claimed to be the other's key, and the other way round.
-    for (secret, key_id) in [
-        (&neighbours.caller, &neighbours.other_key),
-        (&neighbours.other_secret, &neighbours.own_key),
-    ] {
+    for (secret, key_id) in
+        [(&neighbours.caller, &neighbours.other_key), (&neighbours.other_secret, &neighbours.own_key)]
+    {
         let request = VerifyKeyRequest { key_id: Some(key_id.clone()), ..requests::verifying(secret) };
         assert_eq!(keys.verify_key(request).await.expect("an answer").into_inner(), nothing);
     }
@@ -238,10 +237,10 @@ async fn a_page_token_works_for_the_caller_and_the_list_that_it_came_from_alone(
     assert!(!answer.next_page_token.is_empty());
     let next = ListKeysRequest { page_token: answer.next_page_token.clone(), ..first };
     server.keys().list_keys(next.clone()).await.expect("the next page");
-    let details = expect_error(server.keys_as(caller).list_keys(next).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    let details = expect_error(server.keys_as(caller).list_keys(next).await, Code::InvalidArgument, "INVALID_FIELDS");
     assert_eq!(details.bad_request().expect("violations").field_violations[0].field, "page_token");
     let audit = ListAuditEventsRequest { page_token: answer.next_page_token, ..Default::default() };
-    expect_error(server.audit().list_audit_events(audit).await, Code::InvalidArgument, "INVALID_ARGUMENT");
+    expect_error(server.audit().list_audit_events(audit).await, Code::InvalidArgument, "INVALID_FIELDS");
 }
 
 store_test!(deactivating_ones_own_organization_ends_the_callers_own_access);

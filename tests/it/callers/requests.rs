@@ -146,7 +146,10 @@ pub fn naming(rpc: &str, names: Names<'_>) -> Vec<Naming> {
                 ..Default::default()
             };
             let source = "elsewhere".to_owned();
-            vec![missing("organization", &ImportKeysRequest { organization_id, keys: vec![key], source, dry_run: false })]
+            vec![missing(
+                "organization",
+                &ImportKeysRequest { organization_id, keys: vec![key], source, dry_run: false },
+            )]
         }
         "KeyService/ReportUsage" => {
             let record = UsageRecord { request_id: "r".to_owned(), key_id, ..Default::default() };

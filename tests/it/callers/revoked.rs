@@ -5,9 +5,7 @@
 use tonic::Code;
 
 use super::{PERMISSIONS, SYSTEM, requests, rpcs};
-use crate::harness::{
-    Server, TestDatabase, create_key, create_organization, expect_error, store_test,
-};
+use crate::harness::{Server, TestDatabase, create_key, create_organization, expect_error, store_test};
 
 /// Rpcs that take the caller from the cache.
 fn rests_on_the_cache(rpc: &str) -> bool {
@@ -15,7 +13,13 @@ fn rests_on_the_cache(rpc: &str) -> bool {
 }
 
 /// Takes a caller's right away by SQL after it has just been used, and calls every control-plane rpc.
-async fn refused_at_once(server: &Server, database: &TestDatabase, organization: &str, sql: &str, expected: (Code, &str)) {
+async fn refused_at_once(
+    server: &Server,
+    database: &TestDatabase,
+    organization: &str,
+    sql: &str,
+    expected: (Code, &str),
+) {
     let channel = server.channel();
     for rpc in rpcs::rpcs().into_iter().filter(|rpc| !rests_on_the_cache(&rpc.name)) {
         let (key, secret) = create_key(server, organization, &["keystead.admin"]).await;

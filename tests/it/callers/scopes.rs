@@ -6,9 +6,7 @@ use keystead::proto::v1::{ApiKey, CreateKeyRequest, RevokeKeyRequest, RotateKeyR
 use tonic::Code;
 
 use super::{SYSTEM, requests};
-use crate::harness::{
-    Server, TestDatabase, create_key, create_organization, expect_error, store_test,
-};
+use crate::harness::{Server, TestDatabase, create_key, create_organization, expect_error, store_test};
 
 /// Scopes beyond a caller with [`HELD`].
 const BEYOND: &[&str] = &[
@@ -25,8 +23,13 @@ const BEYOND: &[&str] = &[
 ];
 
 /// What the caller of these tests holds.
-const HELD: &[&str] =
-    &["keystead.keys.create", "keystead.keys.update", "keystead.keys.rotate", "keystead.keys.revoke", "keystead.usage.*"];
+const HELD: &[&str] = &[
+    "keystead.keys.create",
+    "keystead.keys.update",
+    "keystead.keys.rotate",
+    "keystead.keys.revoke",
+    "keystead.usage.*",
+];
 
 /// Scopes that such a caller may hand out.
 const WITHIN: &[&str] =

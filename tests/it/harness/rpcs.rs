@@ -84,11 +84,7 @@ pub async fn call(
 }
 
 /// Calls an rpc by its path with a request as it is.
-pub async fn call_with(
-    channel: &Channel,
-    path: &str,
-    request: Request<Vec<u8>>,
-) -> Result<Response<Vec<u8>>, Status> {
+pub async fn call_with(channel: &Channel, path: &str, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, Status> {
     let path: PathAndQuery = path.parse().expect("a path");
     let mut client = Grpc::new(channel.clone());
     client.ready().await.map_err(|error| Status::from_error(Box::new(error)))?;

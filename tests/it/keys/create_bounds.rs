@@ -2,14 +2,11 @@
 //! unknown organization, scopes beyond the caller's own.
 //! Invariant: each refusal leaves keys and audit events as they were, also when many calls come at once.
 
-use keystead::proto::v1::{
-    CreateKeyRequest, DeactivateOrganizationRequest, Environment, ListKeysRequest, Organization, RevokeKeyRequest,
-    UpdateOrganizationRequest,
-};
+use keystead::proto::v1::{CreateKeyRequest, Environment, ListKeysRequest, Organization, RevokeKeyRequest};
 use tonic::{Code, Response, Status};
 use tonic_types::ErrorDetails;
 
-use super::{Footprint, NOBODY, World, at_once, mask, refused, texts, with};
+use super::{Footprint, NOBODY, World, at_once, refused, texts, with};
 use crate::harness::{TestDatabase, create_key, create_organization, store_test};
 
 const REQUEST_ID: &str = "0198c7a4-5b7e-7c3a-9f00-00000000cafe";
@@ -35,10 +32,7 @@ fn of_request(organization: &str, request_id: &str) -> CreateKeyRequest {
 }
 
 async fn set_cap(world: &World, max_keys: i64) {
-    let organization = Organization { id: world.organization.clone(), max_keys, ..Default::default() };
-    let update_mask = Some(mask(&["max_keys"]));
-    let request = UpdateOrganizationRequest { organization: Some(organization), update_mask, ..Default::default() };
-    world.server.organizations().update_organization(request).await.expect("the cap is set");
+    world.set(Organization { max_keys, ..Default::default() }, &["max_keys"]).await;
 }
 
 fn assert_cap_details(details: &ErrorDetails, organization: &str) {
@@ -136,8 +130,7 @@ async fn thirty_creations_at_once_never_pass_the_cap(database: TestDatabase) {
 store_test!(an_inactive_organization_gets_no_key);
 async fn an_inactive_organization_gets_no_key(database: TestDatabase) {
     let world = World::new(&database).await;
-    let request = DeactivateOrganizationRequest { organization_id: world.organization.clone(), ..Default::default() };
-    world.server.organizations().deactivate_organization(request).await.expect("it is deactivated");
+    world.deactivate().await;
     let before = Footprint::of(&database).await;
     let result = world.server.keys().create_key(world.new_key()).await;
     let details = refused(result, Code::FailedPrecondition, "ORGANIZATION_INACTIVE");

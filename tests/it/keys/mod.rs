@@ -33,8 +33,9 @@ use std::collections::BTreeSet;
 
 use keystead::clock::Clock;
 use keystead::proto::v1::{
-    ApiKey, CreateKeyRequest, Environment, GetKeyRequest, ListKeysRequest, Outcome, RevokeKeyRequest,
-    RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse, UpdateKeyRequest, VerifyKeyRequest, VerifyKeyResponse,
+    ActivateOrganizationRequest, ApiKey, CreateKeyRequest, DeactivateOrganizationRequest, Environment, GetKeyRequest,
+    ListKeysRequest, Organization, Outcome, RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse,
+    UpdateKeyRequest, UpdateOrganizationRequest, VerifyKeyRequest, VerifyKeyResponse,
 };
 use prost_types::{Duration, FieldMask, Timestamp};
 use tokio::task::JoinSet;
@@ -136,6 +137,28 @@ impl World {
     async fn revoke(&self, key_id: &str) -> RevokeKeyResponse {
         let request = RevokeKeyRequest { key_id: key_id.to_owned(), ..Default::default() };
         self.server.keys().revoke_key(request).await.expect("the key is revoked").into_inner()
+    }
+
+    /// Sets the fields of the organization that `paths` name.
+    async fn set(&self, organization: Organization, paths: &[&str]) {
+        let organization = Some(Organization { id: self.organization.clone(), ..organization });
+        let request = UpdateOrganizationRequest { organization, update_mask: Some(mask(paths)), ..Default::default() };
+        self.server.organizations().update_organization(request).await.expect("the organization is updated");
+    }
+
+    async fn deactivate(&self) {
+        let request =
+            DeactivateOrganizationRequest { organization_id: self.organization.clone(), ..Default::default() };
+        self.server.organizations().deactivate_organization(request).await.expect("it is deactivated");
+    }
+
+    async fn activate(&self) {
+        let request = ActivateOrganizationRequest { organization_id: self.organization.clone(), ..Default::default() };
+        self.server.organizations().activate_organization(request).await.expect("it is activated");
+    }
+
+    async fn set_quota(&self, monthly_quota: i64) {
+        self.set(Organization { monthly_quota, ..Default::default() }, &["monthly_quota"]).await;
     }
 
     async fn rotate(&self, key_id: &str, overlap: Option<Duration>) -> RotateKeyResponse {

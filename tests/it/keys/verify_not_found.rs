@@ -5,7 +5,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use keystead::proto::v1::{
-    Consistency, DeactivateOrganizationRequest, DeleteOrganizationRequest, Outcome, RequiredScopes, VerifyKeyRequest,
+    Consistency, DeleteOrganizationRequest, Outcome, RequiredScopes, VerifyKeyRequest,
     VerifyKeyResponse,
 };
 use prost::Message;
@@ -157,8 +157,7 @@ async fn another_tenants_key_is_not_found_whatever_its_state(database: TestDatab
         ("first admin".to_owned(), presenting(world.server.admin_secret())),
     ];
     assert_all_not_found(&world, &caller, requests.clone()).await;
-    let inactive = DeactivateOrganizationRequest { organization_id: world.organization.clone(), ..Default::default() };
-    world.server.organizations().deactivate_organization(inactive).await.expect("it is deactivated");
+    world.deactivate().await;
     assert_all_not_found(&world, &caller, requests).await;
     let (_, own) = create_key(&world.server, &rival, &[]).await;
     let answer = world.server.keys_as(&caller).verify_key(presenting(&own)).await.expect("an answer").into_inner();

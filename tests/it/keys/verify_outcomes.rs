@@ -5,32 +5,11 @@ use std::collections::HashMap;
 
 use keystead::proto::v1::create_key_request::Lifetime;
 use keystead::proto::v1::{
-    ActivateOrganizationRequest, ApiKey, Credits, DeactivateOrganizationRequest, Environment, Organization, Outcome,
-    RateLimit, RequiredScopes, UpdateOrganizationRequest, VerifyKeyRequest, VerifyKeyResponse,
+    ApiKey, Credits, Environment, Outcome, RateLimit, RequiredScopes, VerifyKeyRequest, VerifyKeyResponse,
 };
 
-use super::{World, days, from_now, mask, micros, presenting, seconds, texts, with};
+use super::{World, days, from_now, micros, presenting, seconds, texts, with};
 use crate::harness::{TestDatabase, store_test, wait_until};
-
-impl World {
-    async fn deactivate(&self) {
-        let request =
-            DeactivateOrganizationRequest { organization_id: self.organization.clone(), ..Default::default() };
-        self.server.organizations().deactivate_organization(request).await.expect("it is deactivated");
-    }
-
-    async fn activate(&self) {
-        let request = ActivateOrganizationRequest { organization_id: self.organization.clone(), ..Default::default() };
-        self.server.organizations().activate_organization(request).await.expect("it is activated");
-    }
-
-    async fn set_quota(&self, monthly_quota: i64) {
-        let organization = Organization { id: self.organization.clone(), monthly_quota, ..Default::default() };
-        let update_mask = Some(mask(&["monthly_quota"]));
-        let request = UpdateOrganizationRequest { organization: Some(organization), update_mask, ..Default::default() };
-        self.server.organizations().update_organization(request).await.expect("the quota is set");
-    }
-}
 
 /// Asserts that an answer carries what a key's record says, and returns its outcome.
 fn outcome_of(answer: &VerifyKeyResponse, key: &ApiKey) -> Outcome {
