@@ -30,7 +30,7 @@ use crate::{
     service::{self, Context, ServiceError},
     store::{
         Store, StoreError,
-        connect::{self, ConnectError, ConnectOptions, FileLock},
+        connect::{self, ConnectError, ConnectOptions},
         migrate, state,
     },
     usage::Recorder,
@@ -256,7 +256,7 @@ async fn get_ready(
             Ok(()) => break,
             Err(AppError::Store(error @ StoreError::Unavailable { .. })) => {
                 if !told {
-                    tracing::warn!(error = ?error, "waiting for the database");
+                    tracing::warn!(error = error.chain(), "waiting for the database");
                 }
                 told = true;
                 let jitter = u32::from(random::bytes::<1>().first().copied().unwrap_or(0));

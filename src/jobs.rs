@@ -58,7 +58,7 @@ pub async fn finish(context: &Arc<Context>) {
     ];
     for (job, result) in results {
         if let Err(error) = result {
-            tracing::error!(job, error = ?error, "the last round of a job failed");
+            tracing::error!(job, error = error.chain(), "the last round of a job failed");
         }
     }
 }
@@ -78,12 +78,16 @@ where
         let mut failing = false;
         loop {
             ticks.tick().await;
-            let result = context.mutations.spawn(round(context.clone())).await;
-            let failed = !matches!(result, Ok(Ok(())));
-            if failed && !failing {
-                tracing::error!(job, result = ?result, "a job fails");
-            } else if failing && !failed {
-                tracing::info!(job, "a job succeeds again");
+            let failure = match context.mutations.spawn(round(context.clone())).await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.chain()),
+                Err(panic) => Some(panic.to_string()),
+            };
+            let failed = failure.is_some();
+            match failure {
+                Some(error) if !failing => tracing::error!(job, error, "a job fails"),
+                None if failing => tracing::info!(job, "a job succeeds again"),
+                Some(_) | None => {}
             }
             failing = failed;
         }

@@ -9,9 +9,10 @@
 //! - [`usage`]: the recorder of verifications and its writer
 //! - [`service`]: one file per rpc: control flow, permissions, transactions
 //! - [`grpc`]: the wire: decode, encode, status, layers, health
-//! - [`telemetry`]: logs
+//! - [`telemetry`]: what the log shows, and what never
 //! - [`config`], [`cli`]: what the operator says
-//! - [`app`]: puts it all together, serves and drains, with [`jobs`] in the background
+//! - [`app`]: puts it all together, serves and drains
+//! - [`jobs`]: what runs in the background meanwhile
 //! - [`clock`], [`random`]: the only doors to wall clock and randomness; [`proto`]: the generated contract
 //!
 //! Who may import what (a test checks it): `cli` uses `app`; `app` sees everything; `grpc` sees `service` and

@@ -74,7 +74,7 @@ impl TlsReloader {
                     *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
                     tracing::info!("the TLS files were read again");
                 }
-                Err(error) => tracing::error!(error = ?error, "the new TLS files are bad; the old ones stay in use"),
+                Err(error) => tracing::error!(error = %error, "the new TLS files are bad; the old ones stay in use"),
             }
         }
     }

@@ -35,6 +35,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The error and what caused it, for the log. Never `Debug`: PostgreSQL puts whole rows into an error's detail.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        text
+    }
+
     /// This error as one of a commit: where the connection broke, nobody knows whether it came through.
     #[must_use]
     pub fn of_commit(self) -> Self {

@@ -89,7 +89,7 @@ impl Feed {
             let result = self.poll().await;
             match &result {
                 Ok(()) if failing => tracing::info!("the change feed answers again"),
-                Err(error) if !failing => tracing::error!(error = ?error, "the change feed cannot be read"),
+                Err(error) if !failing => tracing::error!(error = error.chain(), "the change feed cannot be read"),
                 Ok(()) | Err(_) => {}
             }
             failing = result.is_err();
@@ -97,7 +97,7 @@ impl Feed {
             if polls.is_multiple_of(POLLS_PER_PRUNING)
                 && let Err(error) = key_changes::delete_before(self.store.write(), now().minus(KEEP)).await
             {
-                tracing::warn!(error = ?error, "old changes could not be pruned");
+                tracing::warn!(error = error.chain(), "old changes could not be pruned");
             }
         }
     }

@@ -19,7 +19,7 @@ pub mod tools;
 
 use std::time::Duration;
 
-pub use calls::{create_key, create_organization, expect_error, verify};
+pub use calls::{Authorized, create_key, create_organization, expect_error, verify};
 pub(crate) use database::store_test;
 pub use database::{Engine, TestDatabase};
 pub use server::{Server, keystead_command};

@@ -32,6 +32,7 @@ mod verify_quota;
 use std::collections::BTreeSet;
 
 use keystead::clock::Clock;
+use keystead::proto::v1::key_service_client::KeyServiceClient;
 use keystead::proto::v1::{
     ActivateOrganizationRequest, ApiKey, CreateKeyRequest, DeactivateOrganizationRequest, Environment, GetKeyRequest,
     ListKeysRequest, Organization, Outcome, RevokeKeyRequest, RevokeKeyResponse, RotateKeyRequest, RotateKeyResponse,
@@ -42,7 +43,10 @@ use tokio::task::JoinSet;
 use tonic::{Code, Response, Status};
 use tonic_types::ErrorDetails;
 
-use crate::harness::{self, Server, TestDatabase, create_organization, expect_error};
+use crate::harness::{self, Authorized, Server, TestDatabase, create_organization, expect_error};
+
+/// A client that a task can own.
+type Keys = KeyServiceClient<Authorized>;
 
 /// The id of the organization `system`.
 const SYSTEM: &str = "00000000-0000-0000-0000-000000000001";
