@@ -1,5 +1,5 @@
 //! What runs in the background while the service serves: the feed is followed, usage and limits are written through,
-//! audit events are sealed. Each job's last round runs once more when the service drains.
+//! audit events are sealed, old rows are pruned. Each job's last round runs once more when the service drains.
 //! Must not hold a transaction in a task that is ended in the middle: rounds run to their end.
 
 use std::{
@@ -7,18 +7,19 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    task::AbortHandle,
-    time::{MissedTickBehavior, interval},
-};
+use tokio::{task::AbortHandle, time::MissedTickBehavior};
 
 use crate::{
     service::Context,
-    store::{StoreError, audit_events},
+    store::{StoreError, audit_events, key_changes, rate_limits},
 };
 
 /// How often usage, limits and audit events are written: what a `kill -9` may cost of the first two.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often what nobody needs any more is deleted.
+const PRUNING_INTERVAL: Duration = Duration::from_mins(10);
+/// How long changes are kept for followers of the feed that were away; one that was away for longer starts anew.
+const KEEP_CHANGES: Duration = Duration::from_hours(24);
 
 /// The jobs that run.
 #[derive(Default)]
@@ -30,15 +31,26 @@ impl Jobs {
     /// Starts all jobs.
     pub fn start(&self, context: &Arc<Context>) {
         let feed = context.feed.clone();
-        let clock = context.clock.clone();
-        let follower = tokio::spawn(async move { feed.follow(|| clock.now()).await }).abort_handle();
-        let usage = every("usage", context, |context| async move { context.recorder.flush(&context.store).await });
-        let limits = every("limits", context, |context| async move {
+        let follower = tokio::spawn(async move { feed.follow().await }).abort_handle();
+        let usage =
+            every("usage", INTERVAL, context, |context| async move { context.recorder.flush(&context.store).await });
+        let limits = every("limits", INTERVAL, context, |context| async move {
             context.limiter.flush(&context.store, context.clock.now()).await
         });
         let audit =
-            every("audit", context, |context| async move { audit_events::seal(&context.store).await.map(|_| ()) });
-        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend([follower, usage, limits, audit]);
+            every(
+                "audit",
+                INTERVAL,
+                context,
+                |context| async move { audit_events::seal(&context.store).await.map(|_| ()) },
+            );
+        let pruning = every("pruning", PRUNING_INTERVAL, context, |context| async move {
+            let now = context.clock.now();
+            rate_limits::delete_faded(context.store.write(), now).await?;
+            key_changes::delete_before(context.store.write(), now.minus(KEEP_CHANGES)).await.map(|_| ())
+        });
+        let tasks = [follower, usage, limits, audit, pruning];
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
 
     /// Begins no further round. A round under way is a mutation like any other, and runs to its end.
@@ -65,6 +77,7 @@ pub async fn finish(context: &Arc<Context>) {
 
 fn every<F>(
     job: &'static str,
+    interval: Duration,
     context: &Arc<Context>,
     round: impl Fn(Arc<Context>) -> F + Send + 'static,
 ) -> AbortHandle
@@ -73,7 +86,7 @@ where
 {
     let context = context.clone();
     tokio::spawn(async move {
-        let mut ticks = interval(INTERVAL);
+        let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
         loop {

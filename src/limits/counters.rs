@@ -19,8 +19,8 @@ use crate::{
 
 /// The name under which a monthly quota is tracked; no rate limit can have it.
 const QUOTA_NAME: &str = "monthly quota";
-/// The longest window and one more: what ended before that matters to nobody.
-const KEEP: Duration = Duration::from_hours(2 * 400 * 24);
+/// For how long a counter that no longer counts is kept: a clock may step back.
+const SLACK: Duration = Duration::from_hours(24);
 
 /// What one verification is held to.
 pub struct Limits<'a> {
@@ -116,7 +116,7 @@ impl Limiter {
     /// # Errors
     /// The store's own.
     pub async fn restore(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
-        let mut tracked = rate_limits::list_ending_after(store.control(), now.minus(KEEP)).await?;
+        let mut tracked = rate_limits::list_counting_at(store.control(), now).await?;
         tracked.sort_by_key(|window| window.window_start_us);
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         for window in tracked {
@@ -135,7 +135,7 @@ impl Limiter {
             let windows = std::mem::take(&mut counts.changed_windows);
             let quotas = std::mem::take(&mut counts.changed_quotas);
             let tracked = counts.tracked(&windows, &quotas);
-            counts.forget_before(now.minus(KEEP));
+            counts.forget_faded(now.minus(SLACK));
             (windows, quotas, tracked)
         };
         let result = rate_limits::upsert(store.write(), &tracked).await;
@@ -209,10 +209,10 @@ impl Counts {
         rows
     }
 
-    /// Drops what can no longer count.
-    fn forget_before(&mut self, time: Timestamp) {
+    /// Drops what has ended, and faded out in the window after it, by `time`.
+    fn forget_faded(&mut self, time: Timestamp) {
         self.windows.retain(|key, window| window.start_us + 2 * key.window_us > time.micros());
-        self.quotas.retain(|quota, _| quota.month > time);
+        self.quotas.retain(|quota, _| quota.month.start_of_next_month() > time);
     }
 }
 
@@ -256,6 +256,31 @@ mod tests {
             assert_eq!(charge(&limiter, &limits, 0, 1).denied, None);
         }
         assert!(charge(&limiter, &limits, 0, 1).statuses[0].exceeded);
+    }
+
+    #[test]
+    fn what_has_faded_is_forgotten_and_what_counts_is_not() {
+        let mut counts = Counts::default();
+        let limit = limit("hourly", 5, false);
+        let (key, window, _) = counts.standing("key", &limit, 1, NOW);
+        counts.windows.insert(key, window.charged(1));
+        counts.forget_faded(NOW.plus(Duration::from_mins(59)));
+        assert_eq!(counts.windows.len(), 1);
+        counts.forget_faded(NOW.plus(Duration::from_hours(2)));
+        assert!(counts.windows.is_empty());
+    }
+
+    #[test]
+    fn counts_come_back_after_a_restart_the_window_before_included() {
+        let limit = limit("hourly", 10, false);
+        let mut before = Counts::default();
+        let (key, window, _) = before.standing("key", &limit, 1, NOW);
+        before.windows.insert(key.clone(), SlidingWindow { previous: 4, ..window.charged(3) });
+        let mut tracked = before.tracked(&HashSet::from([key.clone()]), &HashSet::new());
+        tracked.sort_by_key(|window| window.window_start_us);
+        let mut after = Counts::default();
+        tracked.into_iter().for_each(|window| after.restore(window));
+        assert_eq!(after.windows.get(&key), before.windows.get(&key));
     }
 
     #[test]

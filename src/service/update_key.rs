@@ -8,6 +8,7 @@ use super::{Call, Context, Resource, ServiceError, guards};
 use crate::{
     domain::{
         audit::AuditAction,
+        digest::Digest,
         ids::KeyId,
         key::{ApiKey, KeyChanges, StoredStatus},
         time::Timestamp,
@@ -61,13 +62,16 @@ async fn change(context: Arc<Context>, call: Call, update: UpdateKey, now: Times
     }
     api_keys::update(&transaction, &after).await?;
     guards::check_admin_left(&transaction, &before).await?;
-    let digest = api_keys::find_digest(&transaction, before.id).await?;
+    let mut digests: Vec<Digest> = api_keys::find_digest(&transaction, before.id).await?.into_iter().collect();
+    if sets_credits {
+        digests.extend(api_keys::update_predecessors(&transaction, after.id, after.credits.is_some()).await?);
+    }
     let (id, organization) = (before.id.to_string(), before.organization_id);
     let detail = json!({"changed": paths});
     guards::audit(&transaction, &call, now, AuditAction::KeyUpdate, id, organization, &detail).await?;
     let committed = commit(transaction).await;
-    if let Some(digest) = digest {
-        context.records.evict_key(&digest);
+    for digest in &digests {
+        context.records.evict_key(digest);
     }
     committed?;
     Ok(after)

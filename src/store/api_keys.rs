@@ -188,6 +188,28 @@ pub async fn update_successor(db: &impl ConnectionTrait, rotated: KeyId, newest:
     Ok(())
 }
 
+/// Marks the keys that `newest` replaced as spending its credits, or as unlimited where it has none; gives the
+/// digests under which caches hold them.
+pub async fn update_predecessors(
+    db: &impl ConnectionTrait,
+    newest: KeyId,
+    limited: bool,
+) -> Result<Vec<Digest>, StoreError> {
+    row::Entity::update_many()
+        .set(row::ActiveModel { credits_remaining: Set(limited.then_some(0)), ..Default::default() })
+        .filter(Column::SuccessorId.eq(newest.to_string()))
+        .exec(db)
+        .await?;
+    let select =
+        row::Entity::find().select_only().column(Column::Digest).filter(Column::SuccessorId.eq(newest.to_string()));
+    let mut digests = Vec::new();
+    for found in db.query_all(select.as_query()).await? {
+        let stored: Option<Vec<u8>> = found.try_get("", "digest")?;
+        digests.extend(stored.as_deref().and_then(Digest::from_bytes));
+    }
+    Ok(digests)
+}
+
 /// The credits in the rows of these keys, for those that hold the credits of keys rotated before them.
 pub async fn find_credits(
     db: &impl ConnectionTrait,

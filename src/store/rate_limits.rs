@@ -1,8 +1,12 @@
 //! Queries over `rate_limit_tracking`: what limits have counted, written through so that a restart resets nothing.
 //! Must not decide: the counts that decide are in memory, in `src/limits/`.
 
+use std::time::Duration;
+
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, sea_query::OnConflict,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _,
+    sea_query::{Expr, ExprTrait as _, OnConflict, SimpleExpr},
 };
 
 use super::{StoreError, entity::rate_limit_tracking as row, entity::rate_limit_tracking::Column};
@@ -10,6 +14,9 @@ use crate::domain::{ids::OrganizationId, time::Timestamp};
 
 /// Rows per statement: 5 parameters each, far below both engines' bound.
 const ROWS_PER_STATEMENT: usize = 1000;
+
+/// For how long a window that no longer counts is kept.
+const SLACK: Duration = Duration::from_hours(24);
 
 /// What one limit of one subject counted in one window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,9 +29,15 @@ pub struct TrackedWindow {
     pub count: i64,
 }
 
-/// Every window that ends after `time`.
-pub async fn list_ending_after(db: &impl ConnectionTrait, time: Timestamp) -> Result<Vec<TrackedWindow>, StoreError> {
-    let rows = row::Entity::find().filter(Column::WindowEndUs.gt(time.micros())).all(db).await?;
+/// A window counts until it has ended, and fades out in the one after it.
+fn counts_at(time: Timestamp) -> SimpleExpr {
+    let end = || Expr::col(Column::WindowEndUs);
+    end().add(end()).sub(Expr::col(Column::WindowStartUs)).gt(time.micros())
+}
+
+/// Every window that still counts at `time`, or did within the last day: a clock may step back.
+pub async fn list_counting_at(db: &impl ConnectionTrait, time: Timestamp) -> Result<Vec<TrackedWindow>, StoreError> {
+    let rows = row::Entity::find().filter(counts_at(time.minus(SLACK))).all(db).await?;
     Ok(rows
         .into_iter()
         .map(|row| TrackedWindow {
@@ -56,9 +69,9 @@ pub async fn upsert(db: &impl ConnectionTrait, windows: &[TrackedWindow]) -> Res
     Ok(())
 }
 
-/// Deletes windows that ended before `time`; gives their number.
-pub async fn delete_ended_before(db: &impl ConnectionTrait, time: Timestamp) -> Result<u64, StoreError> {
-    let result = row::Entity::delete_many().filter(Column::WindowEndUs.lt(time.micros())).exec(db).await?;
+/// Deletes the windows that `list_counting_at` would not give; says how many.
+pub async fn delete_faded(db: &impl ConnectionTrait, time: Timestamp) -> Result<u64, StoreError> {
+    let result = row::Entity::delete_many().filter(counts_at(time.minus(SLACK)).not()).exec(db).await?;
     Ok(result.rows_affected)
 }
 

@@ -11,17 +11,10 @@ use std::{
 };
 
 use super::Records;
-use crate::{
-    domain::time::Timestamp,
-    store::{Store, StoreError, key_changes},
-};
+use crate::store::{Store, StoreError, key_changes};
 
 /// How often the feed is polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long changes are kept for followers that were away; one that was away for longer starts anew.
-const KEEP: Duration = Duration::from_hours(24);
-/// How many polls lie between two prunings.
-const POLLS_PER_PRUNING: u32 = 600;
 /// The position of a follower that has not heard anything yet.
 const UNHEARD: i64 = -1;
 
@@ -79,9 +72,8 @@ impl Feed {
     }
 
     /// Polls for ever. A poll that fails is logged once, until one succeeds again.
-    pub async fn follow(&self, now: impl Fn() -> Timestamp) {
+    pub async fn follow(&self) {
         let mut failing = false;
-        let mut polls: u32 = 0;
         let mut ticks = tokio::time::interval(POLL_INTERVAL);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -93,12 +85,6 @@ impl Feed {
                 Ok(()) | Err(_) => {}
             }
             failing = result.is_err();
-            polls = polls.wrapping_add(1);
-            if polls.is_multiple_of(POLLS_PER_PRUNING)
-                && let Err(error) = key_changes::delete_before(self.store.write(), now().minus(KEEP)).await
-            {
-                tracing::warn!(error = error.chain(), "old changes could not be pruned");
-            }
         }
     }
 }
