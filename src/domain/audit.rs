@@ -107,7 +107,7 @@ pub struct AuditFilter {
     pub organization_id: Option<OrganizationId>,
     pub target_id: Option<String>,
     pub actor_key_id: Option<String>,
-    pub action: Option<String>,
+    pub action: Option<AuditAction>,
     pub start_time: Option<Timestamp>,
     /// The first moment that no longer counts.
     pub end_time: Option<Timestamp>,

@@ -25,6 +25,8 @@ pub enum Permission {
     UsageRead,
     UsageReport,
     OrganizationsRead,
+    /// As `OrganizationsWrite`, but for keys of `system` alone.
+    OrganizationsCreate,
     OrganizationsWrite,
     AuditRead,
 }
@@ -44,7 +46,7 @@ impl Permission {
             Self::UsageRead => "keystead.usage.read",
             Self::UsageReport => "keystead.usage.report",
             Self::OrganizationsRead => "keystead.organizations.read",
-            Self::OrganizationsWrite => "keystead.organizations.write",
+            Self::OrganizationsCreate | Self::OrganizationsWrite => "keystead.organizations.write",
             Self::AuditRead => "keystead.audit.read",
         }
     }

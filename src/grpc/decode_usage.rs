@@ -4,9 +4,9 @@ use super::fields::Fields;
 use crate::{
     domain::{
         Invalid,
-        audit::AuditFilter,
+        audit::{AuditAction, AuditFilter},
         ids::{KeyId, OrganizationId},
-        page, text,
+        page,
         time::Timestamp,
         usage::{Granularity, UsageQuestion, UsageSubject},
     },
@@ -17,7 +17,6 @@ use crate::{
 /// How many endpoints, errors and consumers where no number is given.
 const TOP_DEFAULT: u64 = 10;
 const TOP_MAX: i32 = 100;
-const ACTION_LENGTH_MAX: usize = 64;
 
 /// The span is the current month where none is given.
 pub fn decode_stats(request: v1::UsageStatsRequest, now: Timestamp) -> Result<UsageQuestion, ServiceError> {
@@ -66,9 +65,16 @@ pub fn decode_audit_list(request: v1::ListAuditEventsRequest) -> Result<(AuditFi
     let target_id = fields.optional("target_id", &request.target_id, |id| KeyId::parse(id).map(|id| id.to_string()));
     let actor_key_id =
         fields.optional("actor_key_id", &request.actor_key_id, |id| KeyId::parse(id).map(|id| id.to_string()));
-    let action = fields.optional("action", &request.action, |text| text::parse_plain(text, ACTION_LENGTH_MAX));
+    let action = fields.optional("action", &request.action, |word| {
+        AuditAction::from_stored(word).ok_or_else(|| Invalid::new("must be an action such as key.create"))
+    });
     let start_time = fields.time("start_time", request.start_time.as_ref());
     let end_time = fields.time("end_time", request.end_time.as_ref());
+    if let (Some(start), Some(end)) = (start_time, end_time)
+        && start >= end
+    {
+        fields.refuse("end_time", Invalid::new("must be after start_time"));
+    }
     let size = fields.take("page_size", page::parse_page_size(request.page_size));
     let filter = AuditFilter { organization_id, target_id, actor_key_id, action, start_time, end_time };
     fields.finish(size.map(|size| (filter, size, request.page_token)))

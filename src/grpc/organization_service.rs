@@ -15,7 +15,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::CreateOrganizationRequest>,
     ) -> Result<Response<v1::CreateOrganizationResponse>, Status> {
-        self.control(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
+        self.control(request, Permission::OrganizationsCreate, |context, call, request, record| async move {
             let new = decode::decode_create(request)?;
             let created = service::create_organization(&context, &call, new).await?;
             record.organization(created.organization.id);

@@ -61,5 +61,11 @@ pub async fn authenticate(
             permission: permission.as_str().to_owned(),
         });
     }
+    if permission == Permission::OrganizationsCreate && caller.reach() != Reach::All {
+        return Err(ServiceError::PermissionDenied {
+            reason: "SYSTEM_ORGANIZATION_REQUIRED",
+            permission: permission.as_str().to_owned(),
+        });
+    }
     Ok(caller)
 }

@@ -10,7 +10,7 @@ use sea_orm::{
 
 use super::{Store, StoreError, commit, entity::audit_event as row, entity::audit_event::Column, rows, state};
 use crate::domain::{
-    audit::{AuditFilter, AuditHead, NewAuditEvent, SealedEvent, encode_hash, event_hash},
+    audit::{AuditAction, AuditFilter, AuditHead, NewAuditEvent, SealedEvent, encode_hash, event_hash},
     ids::RecordId,
     page::{Page, PageRequest, Position},
 };
@@ -98,9 +98,9 @@ pub async fn list(
         select = select.filter(Column::OrganizationId.eq(organization.to_string()));
     }
     let texts = [
-        (Column::TargetId, &filter.target_id),
-        (Column::ActorKeyId, &filter.actor_key_id),
-        (Column::Action, &filter.action),
+        (Column::TargetId, filter.target_id.as_deref()),
+        (Column::ActorKeyId, filter.actor_key_id.as_deref()),
+        (Column::Action, filter.action.map(AuditAction::as_str)),
     ];
     for (column, wanted) in texts {
         if let Some(wanted) = wanted {
