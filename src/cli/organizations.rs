@@ -73,8 +73,8 @@ struct Create {
     /// Unique short name of a-z, 0-9 and -.
     #[arg(long)]
     slug: String,
-    /// Unique contact address.
-    #[arg(long)]
+    /// Unique contact address; without it, none.
+    #[arg(long, default_value = "", hide_default_value = true)]
     email: String,
     /// What it subscribes to; free by default.
     #[arg(long, value_parser = values::choice(PLANS, "PLAN_", Plan::from_str_name))]

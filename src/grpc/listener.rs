@@ -28,6 +28,8 @@ use super::tls::TlsReloader;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How long the accept loop pauses when the system gives no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// TCP counts keepalive in whole seconds, and refuses less than one.
+const TCP_KEEPALIVE_MIN: Duration = Duration::from_secs(1);
 /// Connections that have shaken hands and wait for tonic to take them.
 const READY_MAX: usize = 128;
 
@@ -95,7 +97,7 @@ async fn begin(
     tls: Option<&TlsReloader>,
     limits: ListenerLimits,
 ) -> Option<Connection> {
-    let keepalive = TcpKeepalive::new().with_time(limits.keepalive_interval);
+    let keepalive = TcpKeepalive::new().with_time(limits.keepalive_interval.max(TCP_KEEPALIVE_MIN));
     let set = stream.set_nodelay(true).and_then(|()| SockRef::from(&stream).set_tcp_keepalive(&keepalive));
     if let Err(error) = set {
         tracing::debug!(error = %error, "the options of a socket could not be set");

@@ -44,12 +44,13 @@ pub async fn usage_stats(
     for sum in usage::list_hours(db, question.subject, start, end).await? {
         stats.totals.add(&sum.totals);
         *outcomes.entry(sum.outcome).or_default() += sum.totals.verifications;
-        let bucket = question.granularity.bucket_of(sum.hour).max(start);
+        let bucket = question.granularity.bucket_of(sum.hour);
         series.entry(bucket).or_default().add(&sum.totals);
     }
     stats.series = series.into_iter().collect();
     stats.by_outcome = outcomes.into_iter().collect();
-    stats.by_outcome.sort_by_key(|(outcome, count)| (-count, outcome.as_str()));
+    // In the order in which outcomes are decided, which is that of the enum.
+    stats.by_outcome.sort_by_key(|(outcome, _)| *outcome as u8);
     stats.by_endpoint = usage::list_endpoints(db, question.subject, start, end, question.top).await?;
     stats.by_error = usage::list_errors(db, question.subject, start, end, question.top).await?;
     stats.top_consumers = consumers(context, call.caller.reach(), question, (start, end)).await?;
@@ -64,7 +65,7 @@ fn whole_hours(question: &UsageQuestion) -> (Timestamp, Timestamp) {
     (question.start.start_of_hour(), Timestamp::from_micros(end))
 }
 
-/// The start of every bucket; the first one begins where the span does.
+/// The start of every bucket; the first may begin before the span, which its sums do not.
 fn buckets(question: &UsageQuestion) -> Result<Vec<Timestamp>, ServiceError> {
     let refused = |reason: &str| Err(ServiceError::invalid("end_time", Invalid::new(reason)));
     if question.start >= question.end {
@@ -74,7 +75,7 @@ fn buckets(question: &UsageQuestion) -> Result<Vec<Timestamp>, ServiceError> {
     if question.granularity == Granularity::Hour && end.micros() - start.micros() > HOURLY_SPAN_MAX_US {
         return refused("must be at most 400 days after start_time where the granularity is HOUR");
     }
-    let mut buckets = vec![start];
+    let mut buckets = vec![question.granularity.bucket_of(start)];
     let mut next = question.granularity.next_bucket(start);
     while next < end {
         if buckets.len() >= BUCKETS_MAX {

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Context, ServiceError};
+use super::{Context, ServiceError, Violation};
 use crate::{
     domain::{
         Invalid,
@@ -25,8 +25,9 @@ use crate::{
 /// For how long a caller may reuse an answer that charged nothing: it adds to the time a revocation takes to reach
 /// the last user, so it is short.
 const REUSE_FOR: Duration = Duration::from_secs(1);
-/// How often credits may be found to have moved on to a newer key before the service gives up.
-const MOVES_MAX: usize = 4;
+/// How often credits may be found to have moved on to a newer key before the service gives up: each time takes a
+/// whole rotation that comes between two statements.
+const MOVES_MAX: usize = 32;
 
 /// What is asked about one presented secret.
 pub struct Verification {
@@ -138,10 +139,12 @@ async fn charge(
 
 /// The key's limits, all or those that are named, then the organization's.
 fn limits<'a>(key: &'a ApiKey, organization: &'a Organization, names: &[String]) -> Result<Limits<'a>, ServiceError> {
-    let unknown = names.iter().position(|name| !key.rate_limits.iter().any(|limit| limit.name == *name));
-    if let Some(at) = unknown {
-        let reason = Invalid::new("must be the name of a limit of the key");
-        return Err(ServiceError::invalid(format!("limit_names[{at}]"), reason));
+    let unknown = |name: &String| !key.rate_limits.iter().any(|limit| limit.name == *name);
+    let refuse = |at| Violation::new(format!("limit_names[{at}]"), Invalid::new("must be the name of a limit of the key"));
+    let violations: Vec<Violation> =
+        names.iter().enumerate().filter(|(_, name)| unknown(name)).map(|(at, _)| refuse(at)).collect();
+    if !violations.is_empty() {
+        return Err(ServiceError::InvalidArgument(violations));
     }
     let charged = |limit: &&RateLimit| names.is_empty() || names.contains(&limit.name);
     let own = key.rate_limits.iter().filter(charged).map(|limit| (key.counter_id.to_string(), limit));

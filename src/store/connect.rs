@@ -12,7 +12,7 @@ use std::{
 };
 
 use sea_orm::{
-    DatabaseConnection, SqlxPostgresConnector, SqlxSqliteConnector,
+    ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
         self, Executor as _,
         postgres::{PgConnectOptions, PgPoolOptions},
@@ -174,14 +174,22 @@ fn postgres_pool(
 }
 
 /// Takes the lock under which one process at a time migrates, and gives the connection that holds it: run the
-/// migrations on it, then call [`unlock_migrations`]. SQLite's file lock has kept others out already.
+/// migrations on it, then call [`unlock_migrations`]. On SQLite the lock is one write transaction around them all,
+/// since sea-orm gives them none there: a process that ends half-way leaves nothing behind. On PostgreSQL each
+/// migration has a transaction of its own.
 ///
 /// # Errors
 /// The database's own.
 pub(super) async fn lock_migrations(options: &ConnectOptions) -> Result<DatabaseConnection, sqlx::Error> {
     if is_sqlite(&options.url) {
         let sqlite = SqliteConnectOptions::from_str(&options.url)?.create_if_missing(true).foreign_keys(true);
-        let pool = SqlitePoolOptions::new().max_connections(1).connect_with(sqlite).await?;
+        let pool = SqlitePoolOptions::new()
+            .max_connections(1)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .connect_with(sqlite.busy_timeout(SQLITE_BUSY_TIMEOUT))
+            .await?;
+        sqlx::query("BEGIN IMMEDIATE").execute(&pool).await?;
         return Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool));
     }
     let pool = PgPoolOptions::new()
@@ -195,11 +203,21 @@ pub(super) async fn lock_migrations(options: &ConnectOptions) -> Result<Database
     Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
 }
 
-/// Gives the migration lock back by closing the connection that holds it.
-pub(super) async fn unlock_migrations(connection: DatabaseConnection) {
+/// Gives the migration lock back by closing the connection that holds it; on SQLite what was done under it is kept
+/// or dropped whole.
+///
+/// # Errors
+/// Where what should be kept was not.
+pub(super) async fn unlock_migrations(connection: DatabaseConnection, keep: bool) -> Result<(), DbErr> {
+    let ended = if connection.get_database_backend() == DbBackend::Sqlite {
+        connection.execute_unprepared(if keep { "COMMIT" } else { "ROLLBACK" }).await.map(|_| ())
+    } else {
+        Ok(())
+    };
     if let Err(error) = connection.close().await {
         tracing::warn!(error = %error, "closing the migration connection failed");
     }
+    ended
 }
 
 #[cfg(test)]

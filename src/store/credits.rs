@@ -43,6 +43,8 @@ pub async fn spend(
             Expr::case(due(now), next.micros()).finally(Expr::col(Column::CreditsRefillTimeUs)),
         )
         .and_where(Expr::col(Column::Id).eq(id.to_string()))
+        // Or a refill that falls due on a rotated key's row would count there and on its successor's.
+        .and_where(Expr::col(Column::SuccessorId).is_null())
         .and_where(effective(now).gte(cost))
         .returning_col(Column::CreditsRemaining)
         .to_owned();

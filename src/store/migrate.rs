@@ -21,7 +21,7 @@ pub struct MigrationStatus {
 /// Applies what is pending; gives the names, oldest first.
 ///
 /// # Errors
-/// The database's own; what had been applied before stays.
+/// The database's own; what had been applied before stays on PostgreSQL, and on SQLite all of it is taken back.
 pub async fn up(options: &ConnectOptions) -> Result<Vec<String>, StoreError> {
     let connection = locked(options).await?;
     let result = async {
@@ -32,8 +32,7 @@ pub async fn up(options: &ConnectOptions) -> Result<Vec<String>, StoreError> {
         Ok(pending)
     }
     .await;
-    unlock_migrations(connection).await;
-    result
+    unlocked(connection, result).await
 }
 
 /// Takes the newest `steps` migrations back; gives the names, newest first.
@@ -51,8 +50,7 @@ pub async fn down(options: &ConnectOptions, steps: u32) -> Result<Vec<String>, S
         Ok(names)
     }
     .await;
-    unlock_migrations(connection).await;
-    result
+    unlocked(connection, result).await
 }
 
 /// All migrations, oldest first.
@@ -62,8 +60,7 @@ pub async fn down(options: &ConnectOptions, steps: u32) -> Result<Vec<String>, S
 pub async fn status(options: &ConnectOptions) -> Result<Vec<MigrationStatus>, StoreError> {
     let connection = locked(options).await?;
     let pending = pending_names(&connection).await;
-    unlock_migrations(connection).await;
-    let pending = pending?;
+    let pending = unlocked(connection, pending).await?;
     Ok(names(Migrator::migrations().iter().map(|migration| migration.name()))
         .into_iter()
         .map(|name| MigrationStatus {
@@ -92,4 +89,11 @@ async fn locked(options: &ConnectOptions) -> Result<DatabaseConnection, StoreErr
         may_have_happened: false,
         source: DbErr::Conn(RuntimeErr::SqlxError(source.into())),
     })
+}
+
+async fn unlocked<T>(connection: DatabaseConnection, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    let ended = unlock_migrations(connection, result.is_ok()).await;
+    let value = result?;
+    ended?;
+    Ok(value)
 }

@@ -6,4 +6,9 @@
 mod audit;
 mod callers;
 mod clients;
+mod durability;
 mod harness;
+mod keys;
+mod organizations;
+mod store;
+mod server;

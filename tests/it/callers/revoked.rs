@@ -5,7 +5,7 @@
 use tonic::Code;
 
 use super::{PERMISSIONS, SYSTEM, requests, rpcs};
-use crate::harness::{Server, TestDatabase, create_key, create_organization, expect_error, store_test};
+use crate::harness::{Server, TestDatabase, create_key, create_organization, expect_error, store_test, wait_until};
 
 /// Rpcs that take the caller from the cache.
 fn rests_on_the_cache(rpc: &str) -> bool {

@@ -57,6 +57,11 @@ impl Server {
         KeyServiceClient::with_interceptor(self.channel(), Bearer::new(secret))
     }
 
+    /// `KeyService` as the first admin, on a connection of its own.
+    pub fn keys_on_new_connection(&self) -> KeyServiceClient<Authorized> {
+        KeyServiceClient::with_interceptor(self.new_channel(), Bearer::new(self.admin_secret()))
+    }
+
     /// `OrganizationService` as the holder of `secret`.
     pub fn organizations_as(&self, secret: &str) -> OrganizationServiceClient<Authorized> {
         OrganizationServiceClient::with_interceptor(self.channel(), Bearer::new(secret))

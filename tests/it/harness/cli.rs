@@ -52,9 +52,14 @@ pub fn on_database(database: &TestDatabase, arguments: &[&str]) -> Ran {
     run(command, "")
 }
 
+/// The `keystead` command with no setting at all, whatever this process's environment says.
+pub fn bare() -> Command {
+    super::server::bare_command("")
+}
+
 /// Runs `keystead ARGUMENTS` as a client of a server, with `token` as its credential.
 pub fn as_caller(server: &Server, token: &str, arguments: &[&str], stdin: &str) -> Ran {
-    let mut command = super::server::bare_command("");
+    let mut command = bare();
     command.env("KEYSTEAD_ADDRESS", format!("http://{}", server.address()));
     command.env("KEYSTEAD_TOKEN", token).args(arguments);
     run(command, stdin)

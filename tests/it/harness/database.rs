@@ -73,6 +73,18 @@ impl TestDatabase {
         row.try_get_by_index(0).unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// Opens a transaction past the service that keeps every change of a key or an organization waiting, and reads
+    /// going on. SQLite gives up waiting after 5 s.
+    pub async fn block_writes(&self) -> Blocked {
+        let connection = self.connect().await;
+        let statement = match self.engine {
+            Engine::Sqlite => "BEGIN IMMEDIATE",
+            Engine::Postgres => "BEGIN; LOCK TABLE organizations, api_keys, audit_events IN EXCLUSIVE MODE",
+        };
+        connection.execute_unprepared(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        Blocked(connection)
+    }
+
     /// Every byte of the database's files, write-ahead log included, for finding what must not be there.
     pub async fn bytes_at_rest(&self) -> Vec<u8> {
         let folders = match self.engine {
@@ -133,6 +145,17 @@ impl TestDatabase {
         let mut options = ConnectOptions::new(url);
         options.max_connections(1).sqlx_logging(false);
         Database::connect(options).await.expect("the test's database accepts a connection")
+    }
+}
+
+/// A database in which changes wait.
+pub struct Blocked(DatabaseConnection);
+
+impl Blocked {
+    /// Lets them go on.
+    pub async fn release(self) {
+        self.0.execute_unprepared("ROLLBACK").await.expect("the transaction ends");
+        self.0.close().await.expect("the connection closes");
     }
 }
 

@@ -7,6 +7,7 @@
 //! - `server`: runs the `keystead` binary, and stops, kills and restarts it.
 //! - `calls`: generated clients of a server, with the caller's secret, and the commonest calls.
 //! - `rpcs`: every rpc of the contract by enumeration, and calls by bytes.
+//! - `samples`: ready-made organizations and keys, for tests that call the store itself.
 //! - `cli`: runs the command line as a process.
 
 mod calls;
@@ -14,6 +15,7 @@ pub mod cli;
 mod database;
 mod postgres;
 pub mod rpcs;
+pub mod samples;
 mod server;
 pub mod tools;
 

@@ -19,8 +19,7 @@ store_test!(a_key_is_created_as_asked);
 async fn a_key_is_created_as_asked(database: TestDatabase) {
     let world = World::new(&database).await;
     let limit = RateLimit { name: "burst".to_owned(), limit: 7, window: Some(seconds(90)), shadow: true };
-    let credits =
-        Credits { remaining: 12, refill_amount: 40, refill_interval: RefillInterval::Month.into() };
+    let credits = Credits { remaining: 12, refill_amount: 40, refill_interval: RefillInterval::Month.into() };
     let metadata = HashMap::from([("team".to_owned(), "billing 💸".to_owned()), ("a.b-c_d".to_owned(), String::new())]);
     let request = CreateKeyRequest {
         organization_id: world.organization.clone(),

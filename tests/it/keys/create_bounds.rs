@@ -49,7 +49,7 @@ async fn a_repeated_request_id_names_the_first_key_and_makes_no_second(database:
     let (first, _) = world.create(request.clone()).await;
     let before = Footprint::of(&database).await;
     assert_eq!(named_by_repeat(world.server.keys().create_key(request.clone()).await), first.id);
-    let other = with(&request, |request| request.name = "Not the same".to_owned());
+    let other = with(&request, |request| "Not the same".clone_into(&mut request.name));
     assert_eq!(named_by_repeat(world.server.keys().create_key(other).await), first.id);
     let upper = with(&request, |request| request.request_id = REQUEST_ID.to_uppercase());
     assert_eq!(named_by_repeat(world.server.keys().create_key(upper).await), first.id, "case does not count");

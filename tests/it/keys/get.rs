@@ -46,10 +46,8 @@ async fn use_shows_on_the_record_after_a_while_and_leaves_its_etag_alone(databas
     }
     let after = micros(Some(from_now(0)));
     let inside = with(&presenting(&secret), |request| {
-        request.required_scopes = Some(keystead::proto::v1::RequiredScopes {
-            all_of: vec!["users:read".to_owned()],
-            any_of: vec![],
-        });
+        request.required_scopes =
+            Some(keystead::proto::v1::RequiredScopes { all_of: vec!["users:read".to_owned()], any_of: vec![] });
     });
     assert_eq!(world.ask(inside).await.outcome(), Outcome::InsufficientScope);
     wait_until("the use to be written", async || world.get(&key.id).await.request_count == 7).await;

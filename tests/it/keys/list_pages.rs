@@ -105,8 +105,7 @@ async fn a_page_holds_fifty_unless_asked_and_a_thousand_at_most(database: TestDa
     world.seed(&database, 1200).await;
     let mut keys = world.server.keys();
     for (page_size, expected) in [(0, 50), (1, 1), (73, 73), (1000, 1000), (1001, 1000), (i32::MAX, 1000)] {
-        let request =
-            ListKeysRequest { organization_id: world.organization.clone(), page_size, ..Default::default() };
+        let request = ListKeysRequest { organization_id: world.organization.clone(), page_size, ..Default::default() };
         let page = keys.list_keys(request).await.expect("a page").into_inner();
         assert_eq!(page.keys.len(), expected, "{page_size}");
         assert!(!page.next_page_token.is_empty());
@@ -114,8 +113,7 @@ async fn a_page_holds_fifty_unless_asked_and_a_thousand_at_most(database: TestDa
     let all = ListKeysRequest { organization_id: world.organization.clone(), page_size: 1201, ..Default::default() };
     assert_eq!(world.list(all).await.len(), 1201);
     for page_size in [-1, i32::MIN] {
-        let request =
-            ListKeysRequest { organization_id: world.organization.clone(), page_size, ..Default::default() };
+        let request = ListKeysRequest { organization_id: world.organization.clone(), page_size, ..Default::default() };
         assert_eq!(bad_fields(keys.list_keys(request).await), fields(&["page_size"]));
     }
 }
@@ -148,13 +146,17 @@ async fn a_token_works_for_the_list_it_came_from_and_for_nobody_else(database: T
         with(&next, |request| request.organization_id.clone_from(&rival)),
         with(&next, |request| request.status = KeyStatus::Active.into()),
         with(&next, |request| request.environment = Environment::Live.into()),
-        with(&next, |request| request.owner_id = "anna".to_owned()),
-        with(&next, |request| request.name_contains = "page".to_owned()),
+        with(&next, |request| "anna".clone_into(&mut request.owner_id)),
+        with(&next, |request| "page".clone_into(&mut request.name_contains)),
         with(&next, |request| request.expiring_before = Some(from_now(0))),
         with(&next, |request| request.unused_since = Some(from_now(0))),
     ];
     for request in swapped {
-        assert_eq!(bad_fields(world.server.keys().list_keys(request.clone()).await), fields(&["page_token"]), "{request:?}");
+        assert_eq!(
+            bad_fields(world.server.keys().list_keys(request.clone()).await),
+            fields(&["page_token"]),
+            "{request:?}"
+        );
     }
     let by_another = world.server.keys_as(&other_admin).list_keys(next.clone()).await;
     assert_eq!(bad_fields(by_another), fields(&["page_token"]), "another caller");
@@ -189,11 +191,21 @@ async fn a_token_that_was_tampered_with_is_refused(database: TestDatabase) {
         forged.push(URL_SAFE_NO_PAD.encode(changed));
     }
     let plain = format!("{}:{}", 0, super::NOBODY);
-    forged.extend([URL_SAFE_NO_PAD.encode(&plain), plain, format!("{token}A"), format!("{token}="), format!(" {token}")]);
+    forged.extend([
+        URL_SAFE_NO_PAD.encode(&plain),
+        plain,
+        format!("{token}A"),
+        format!("{token}="),
+        format!(" {token}"),
+    ]);
     forged.extend(["0", "\0", "🔑", "\u{202e}", "%", "' OR 1=1"].map(ToOwned::to_owned));
     forged.push("A".repeat(60_000));
     for page_token in forged {
         let request = with(&base, |request| request.page_token.clone_from(&page_token));
-        assert_eq!(bad_fields(world.server.keys().list_keys(request).await), fields(&["page_token"]), "{page_token:.99}");
+        assert_eq!(
+            bad_fields(world.server.keys().list_keys(request).await),
+            fields(&["page_token"]),
+            "{page_token:.99}"
+        );
     }
 }

@@ -4,14 +4,14 @@
 //! and `refused`, which every refusal has to pass. Invariant: nothing here waits but on a condition.
 
 mod bad_input;
-mod bad_input_rules;
+mod bad_input_changes;
 mod bad_input_use;
 mod create;
 mod create_bounds;
 mod get;
 mod list;
 mod list_pages;
-mod message_size;
+mod messages;
 mod revoke;
 mod revoke_admins;
 mod rotate;
@@ -41,9 +41,9 @@ use keystead::proto::v1::{
 use prost_types::{Duration, FieldMask, Timestamp};
 use tokio::task::JoinSet;
 use tonic::{Code, Response, Status};
-use tonic_types::ErrorDetails;
+use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::harness::{self, Authorized, Server, TestDatabase, create_organization, expect_error};
+use crate::harness::{self, Authorized, Server, TestDatabase, create_organization, expect_error, wait_until};
 
 /// A client that a task can own.
 type Keys = KeyServiceClient<Authorized>;
@@ -51,7 +51,7 @@ type Keys = KeyServiceClient<Authorized>;
 /// The id of the organization `system`.
 const SYSTEM: &str = "00000000-0000-0000-0000-000000000001";
 /// A well-formed id that nothing has.
-const NOBODY: &str = "0198c7a4-5b7e-7c3a-9f00-2f1d6a8b9c0d";
+const NOBODY: &str = "0198c7a4-5b7e-7c3a-9f00-000000000bad";
 /// The reason of every refusal for bad fields.
 const INVALID: &str = "INVALID_FIELDS";
 
@@ -62,7 +62,9 @@ struct World {
 }
 
 impl World {
+    /// No test begins in the last moments of a day in UTC, when refills fall due and quotas and windows turn over.
     async fn new(database: &TestDatabase) -> Self {
+        wait_until("midnight to be over", async || from_now(30).seconds % 86_400 >= 30).await;
         let server = Server::start(database, &[]).await;
         let organization = create_organization(&server, "acme").await.id;
         Self { server, organization }
@@ -130,6 +132,11 @@ impl World {
     /// The outcome of verifying a secret with nothing required of it.
     async fn outcome(&self, secret: &str) -> Outcome {
         self.ask(presenting(secret)).await.outcome()
+    }
+
+    /// The id of the key that a secret belongs to.
+    async fn key_of(&self, secret: &str) -> String {
+        self.ask(presenting(secret)).await.key_id
     }
 
     /// Sets the fields that `paths` name to the values in `key`.
@@ -251,7 +258,7 @@ async fn at_once<T: Send + 'static>(
 }
 
 /// Asserts a refusal as `expect_error` does, and that message and metadata tell the same: each value in the
-/// metadata stands in the message, and each id in the message stands in the metadata.
+/// metadata stands in the message, and each id in the message, but for an example, stands in the metadata.
 fn refused<T>(result: Result<Response<T>, Status>, code: Code, reason: &str) -> ErrorDetails {
     let message = result.as_ref().err().map(|status| status.message().to_owned()).unwrap_or_default();
     let details = expect_error(result, code, reason);
@@ -261,6 +268,7 @@ fn refused<T>(result: Result<Response<T>, Status>, code: Code, reason: &str) -> 
         assert!(message.contains(value), "{name} = {value:?} is not in {message:?}");
     }
     let is_id = |word: &&str| word.len() == 36 && word.bytes().filter(|byte| *byte == b'-').count() == 4;
+    let message = message.split("such as").next().unwrap_or_default();
     for id in message.split(|letter: char| !letter.is_ascii_hexdigit() && letter != '-').filter(is_id) {
         assert!(metadata.values().any(|value| value == id), "{id} is not in the metadata of {message:?}");
     }
@@ -275,6 +283,20 @@ fn bad_fields<T>(result: Result<Response<T>, Status>) -> BTreeSet<String> {
     assert_eq!(fields.len(), violations.len(), "each field once: {violations:?}");
     assert!(violations.iter().all(|violation| !violation.description.is_empty()), "{violations:?}");
     fields
+}
+
+/// What is wrong with the refusal of a value, if anything: exactly `field` must be named. `case` shows the value.
+fn fault_of<T>(result: Result<Response<T>, Status>, field: &str, case: &impl std::fmt::Debug) -> Option<String> {
+    let named = match &result {
+        Ok(_) => None,
+        Err(status) => status.get_details_bad_request(),
+    };
+    let named = named.map(|bad| bad.field_violations.into_iter().map(|violation| violation.field).collect::<Vec<_>>());
+    if named.as_deref() != Some(&[field.to_owned()]) {
+        return Some(format!("{field}, but named was {named:?}: {:.1000}", format!("{case:?}")));
+    }
+    refused(result, Code::InvalidArgument, INVALID);
+    None
 }
 
 /// The paths of fields as `bad_fields` returns them.

@@ -1,4 +1,4 @@
-//! `VerifyKey`: credits, which are exact under any concurrency, and the outcome CREDITS_EXHAUSTED.
+//! `VerifyKey`: credits, which are exact under any concurrency, and the outcome `CREDITS_EXHAUSTED`.
 //! Refills are brought about by SQL that puts their moment into the past, since no test waits for midnight.
 
 use std::collections::BTreeSet;
@@ -41,8 +41,7 @@ async fn a_hundred_spends_at_once_of_forty_credits_pass_forty_times(database: Te
         async move { keys.verify_key(request).await.expect("an answer").into_inner() }
     }))
     .await;
-    let (valid, denied): (Vec<_>, Vec<_>) =
-        answers.into_iter().partition(|answer| answer.outcome() == Outcome::Valid);
+    let (valid, denied): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.outcome() == Outcome::Valid);
     let left: BTreeSet<i64> = valid.iter().map(|answer| answer.credits_remaining.expect("credits")).collect();
     assert_eq!(left, (0..40).collect(), "each credit was spent once");
     assert_eq!((valid.len(), denied.len()), (40, 60));
@@ -88,7 +87,7 @@ async fn a_denied_request_spends_no_credit(database: TestDatabase) {
         request.allowed_cidrs = texts(&["10.0.0.0/8"]);
     });
     let (key, secret) = world.create(request).await;
-    let inside = with(&presenting(&secret), |request| request.client_address = "10.0.0.1".to_owned());
+    let inside = with(&presenting(&secret), |request| "10.0.0.1".clone_into(&mut request.client_address));
     let scopes = RequiredScopes { all_of: texts(&["users:read"]), any_of: vec![] };
     assert_eq!(world.ask(inside.clone()).await.credits_remaining, Some(8));
     for (request, expected) in [

@@ -1,6 +1,6 @@
-//! `VerifyKey` when the database cannot say: "we do not know" is UNAVAILABLE with a RetryInfo, and never an
+//! `VerifyKey` when the database cannot say: "we do not know" is `UNAVAILABLE` with a `RetryInfo`, and never an
 //! outcome. A row that cannot be read refuses itself and no other; a database that is away is asked again
-//! when it is back. Invariant: no fault here is ever answered with NOT_FOUND, or with VALID for a doubtful key.
+//! when it is back. Invariant: no fault here is ever answered with `NOT_FOUND`, or with VALID for a doubtful key.
 
 use keystead::proto::v1::{Consistency, KeyStatus, ListKeysRequest, Outcome, UsageStatsRequest, usage_stats_request};
 use tonic::{Code, Response, Status};
@@ -106,9 +106,9 @@ async fn while_postgresql_is_away_what_is_unknown_is_unavailable_and_never_not_f
     unavailable(world.server.keys().list_keys(list).await, &away);
     let revoke = keystead::proto::v1::RevokeKeyRequest { key_id: known.id.clone(), ..Default::default() };
     unavailable(world.server.keys().revoke_key(revoke).await, &away);
-    let stats = usage_stats_request::Subject::KeyId(known.id.clone());
-    let stats = UsageStatsRequest { subject: Some(stats), ..Default::default() };
-    unavailable(world.server.keys().usage_stats(stats).await, &away);
+    let subject = Some(usage_stats_request::Subject::KeyId(known.id.clone()));
+    let usage = UsageStatsRequest { subject, ..Default::default() };
+    unavailable(world.server.keys().usage_stats(usage).await, &away);
 
     database.let_back().await;
     wait_until("the service to find its database again", async || {

@@ -39,7 +39,8 @@ impl History {
             for at in 0..self.victims.len() {
                 let victim = &self.victims[(start + at) % self.victims.len()];
                 let was_answered = victim.answered.load(Ordering::SeqCst);
-                let outcome = keys.verify_key(presenting(&victim.secret)).await.map(|answer| answer.into_inner().outcome());
+                let outcome =
+                    keys.verify_key(presenting(&victim.secret)).await.map(|answer| answer.into_inner().outcome());
                 self.verified.fetch_add(1, Ordering::Relaxed);
                 match outcome {
                     Ok(Outcome::Revoked) => {}
@@ -128,10 +129,8 @@ async fn fresh_reads_the_database(database: TestDatabase) {
 store_test!(an_answer_is_at_least_as_new_as_the_revision_asked_for);
 async fn an_answer_is_at_least_as_new_as_the_revision_asked_for(database: TestDatabase) {
     let world = World::new(&database).await;
-    let at_least = |secret: &str, revision: i64| VerifyKeyRequest {
-        min_revision: Some(revision),
-        ..presenting(secret)
-    };
+    let at_least =
+        |secret: &str, revision: i64| VerifyKeyRequest { min_revision: Some(revision), ..presenting(secret) };
     let (key, secret) = world.create(world.new_key()).await;
     assert_eq!(world.outcome(&secret).await, Outcome::Valid);
     assert_eq!(world.ask(at_least(&secret, 0)).await.outcome(), Outcome::Valid);

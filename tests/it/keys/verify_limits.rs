@@ -1,4 +1,4 @@
-//! `VerifyKey`: rate limits of keys and organizations, the outcome RATE_LIMITED, and what answers say of limits.
+//! `VerifyKey`: rate limits of keys and organizations, the outcome `RATE_LIMITED`, and what answers say of limits.
 //! Windows here are so long that none ends during a test. Invariant: a denied verification charges nothing,
 //! and of several limits all are charged or none.
 
@@ -192,7 +192,7 @@ async fn what_is_denied_before_the_limits_charges_none(database: TestDatabase) {
         request.allowed_cidrs = texts(&["10.0.0.0/8"]);
     });
     let (key, secret) = world.create(request).await;
-    let inside = with(&presenting(&secret), |request| request.client_address = "10.0.0.1".to_owned());
+    let inside = with(&presenting(&secret), |request| "10.0.0.1".clone_into(&mut request.client_address));
     let scopes = RequiredScopes { all_of: texts(&["users:read"]), any_of: vec![] };
     let beyond = with(&inside, |request| request.required_scopes = Some(scopes));
     for _ in 0..3 {

@@ -1,12 +1,11 @@
-//! `VerifyKey`: the outcome NOT_FOUND, for all that is no key of the caller's. Whatever the cause, the answer
+//! `VerifyKey`: the outcome `NOT_FOUND`, for all that is no key of the caller's. Whatever the cause, the answer
 //! is the same bytes, so that nobody learns from it whether a key exists.
 //! Invariant: each case here is compared with the encoding of a message that holds the outcome and nothing else.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use keystead::proto::v1::{
-    Consistency, DeleteOrganizationRequest, Outcome, RequiredScopes, VerifyKeyRequest,
-    VerifyKeyResponse,
+    Consistency, DeleteOrganizationRequest, Outcome, RequiredScopes, VerifyKeyRequest, VerifyKeyResponse,
 };
 use prost::Message;
 use sha2::{Digest, Sha256};
@@ -14,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::{NOBODY, World, presenting, texts, with};
 use crate::harness::{TestDatabase, create_key, create_organization, store_test};
 
-/// Verifies each request as the holder of `caller` and compares the answer's bytes with those of a bare NOT_FOUND.
+/// Verifies each request as the holder of `caller` and compares the answer's bytes with those of a bare `NOT_FOUND`.
 async fn assert_all_not_found(world: &World, caller: &str, requests: Vec<(String, VerifyKeyRequest)>) {
     let mut keys = world.server.keys_as(caller);
     let bare = VerifyKeyResponse { outcome: Outcome::NotFound.into(), ..Default::default() }.encode_to_vec();
@@ -24,10 +23,14 @@ async fn assert_all_not_found(world: &World, caller: &str, requests: Vec<(String
     }
 }
 
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"))
+}
+
 /// What a digest looks like to somebody who has stolen one.
 fn digests(secret: &str) -> Vec<String> {
     let digest = Sha256::digest(secret.as_bytes());
-    let hex = digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hex = hex_of(&digest);
     let native = format!("pk_live_{}", URL_SAFE_NO_PAD.encode(digest));
     assert_eq!(native.len(), 51, "this one even has the shape of a secret");
     vec![
@@ -150,7 +153,7 @@ async fn another_tenants_key_is_not_found_whatever_its_state(database: TestDatab
         ("named".to_owned(), with(&plain, |request| request.key_id = Some(key.id.clone()))),
         ("revoked".to_owned(), presenting(&revoked_secret)),
         ("scope".to_owned(), with(&plain, |request| request.required_scopes = Some(scopes))),
-        ("address".to_owned(), with(&plain, |request| request.client_address = "192.0.2.1".to_owned())),
+        ("address".to_owned(), with(&plain, |request| "192.0.2.1".clone_into(&mut request.client_address))),
         ("limit".to_owned(), with(&plain, |request| request.limit_names = texts(&["no-such-limit"]))),
         ("peek".to_owned(), with(&plain, |request| request.cost = Some(0))),
         ("fresh".to_owned(), with(&plain, |request| request.consistency = Consistency::Fresh.into())),

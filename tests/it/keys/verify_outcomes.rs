@@ -1,5 +1,5 @@
 //! `VerifyKey`: the outcomes that record, request and clock decide, and the order in which all are decided.
-//! NOT_FOUND has a file of its own, and so have limits, quota and credits.
+//! `NOT_FOUND` has a file of its own, and so have limits, quota and credits.
 
 use std::collections::HashMap;
 
@@ -31,7 +31,7 @@ async fn a_valid_key_is_answered_with_its_record(database: TestDatabase) {
         request.environment = Environment::Test.into();
         request.scopes = texts(&["invoices:read", "users:*"]);
         request.metadata = HashMap::from([("team".to_owned(), "مفتاح 🔑".to_owned())]);
-        request.owner_id = "user 1".to_owned();
+        "user 1".clone_into(&mut request.owner_id);
         request.lifetime = Some(Lifetime::Ttl(days(1)));
     });
     let (key, secret) = world.create(request).await;
@@ -131,7 +131,7 @@ async fn only_addresses_of_the_keys_networks_are_allowed(database: TestDatabase)
     let request =
         with(&world.new_key(), |request| request.allowed_cidrs = texts(&["10.0.0.0/8", "2001:db8::/32", "192.0.2.7"]));
     let (key, secret) = world.create(request).await;
-    let from = |address: &str| with(&presenting(&secret), |request| request.client_address = address.to_owned());
+    let from = |address: &str| with(&presenting(&secret), |request| address.clone_into(&mut request.client_address));
     for address in ["10.255.0.1", "2001:db8::1", "2001:DB8:0::1", "192.0.2.7", "::ffff:10.1.2.3"] {
         assert_eq!(outcome_of(&world.ask(from(address)).await, &key), Outcome::Valid, "{address}");
     }
@@ -179,19 +179,15 @@ async fn the_first_outcome_that_applies_wins(database: TestDatabase) {
     let (key, secret) = world.create(request).await;
     assert_eq!(world.outcome(&secret).await, Outcome::Valid, "which uses up limit, quota and credits");
 
-    let faults = ApiKey {
-        enabled: false,
-        expire_time: Some(from_now(1)),
-        allowed_cidrs: texts(&["10.0.0.0/8"]),
-        ..key.clone()
-    };
-    let faulty = world.update(faults, &["enabled", "expire_time", "allowed_cidrs"]).await;
+    let faulty =
+        ApiKey { enabled: false, expire_time: Some(from_now(3)), allowed_cidrs: texts(&["10.0.0.0/8"]), ..key.clone() };
     let expiry = micros(faulty.expire_time);
+    world.update(faulty, &["enabled", "expire_time", "allowed_cidrs"]).await;
     wait_until("the expiry", async || micros(Some(from_now(0))) > expiry).await;
     world.deactivate().await;
     let scopes = Some(RequiredScopes { all_of: texts(&["invoices:read"]), any_of: vec![] });
     let bare = VerifyKeyRequest { required_scopes: scopes, ..presenting(&secret) };
-    let from_inside = with(&bare, |request| request.client_address = "10.0.0.1".to_owned());
+    let from_inside = with(&bare, |request| "10.0.0.1".clone_into(&mut request.client_address));
 
     let misnamed = with(&bare, |request| request.key_id = Some(super::NOBODY.to_owned()));
     assert_eq!(world.ask(misnamed).await.outcome(), Outcome::NotFound);

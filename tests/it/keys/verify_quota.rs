@@ -1,4 +1,4 @@
-//! `VerifyKey`: the monthly quota of an organization and the outcome QUOTA_EXCEEDED.
+//! `VerifyKey`: the monthly quota of an organization and the outcome `QUOTA_EXCEEDED`.
 //! Invariant: the quota is shared by all keys of the organization, and charged by what was VALID alone.
 
 use keystead::proto::v1::{Credits, Outcome, RateLimit, VerifyKeyRequest};

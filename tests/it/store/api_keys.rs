@@ -252,7 +252,7 @@ store_test!(names_are_given_for_the_keys_in_reach_alone);
 async fn names_are_given_for_the_keys_in_reach_alone(database: TestDatabase) {
     let world = World::new(database).await;
     let other = world.add_organization("other").await;
-    let own = world.add_key(|key| key.name = "own 🔑".to_owned()).await;
+    let own = world.add_named("own 🔑").await;
     let foreign = world.add_key(|key| key.organization_id = other.id).await;
     let ids = [own.id, foreign.id, unknown_id()];
     let names = |reach| keys::find_names(world.store.control(), reach, &ids);

@@ -215,6 +215,30 @@ async fn a_key_without_credits_stays_unlimited_over_a_rotation(database: TestDat
     assert_eq!(spend(&world, &old, 1, samples::NOW).await, Spent::Moved { to: newest.id });
 }
 
+store_test!(every_key_of_a_chain_follows_when_the_newest_becomes_unlimited_or_limited_again);
+async fn every_key_of_a_chain_follows_when_the_newest_becomes_unlimited_or_limited_again(database: TestDatabase) {
+    let world = World::new(database).await;
+    let bystander = add_key(&world, 10, None).await;
+    let first = add_key(&world, 10, None).await;
+    let second = rotate(&world.store, first.id).await;
+    let third = rotate(&world.store, second.id).await;
+    for limited in [false, true, false] {
+        let mut digests = keys::update_predecessors(world.db(), third.id, limited).await.expect("an update");
+        let mut expected = vec![samples::digest_of(&first), samples::digest_of(&second)];
+        digests.sort_by_key(|digest| *digest.as_bytes());
+        expected.sort_by_key(|digest| *digest.as_bytes());
+        assert_eq!(digests, expected);
+        for old in [&first, &second] {
+            let none = limited.then_some(Credits { remaining: 0, refill: None });
+            assert_eq!(world.stored(old).await.credits, none);
+            assert_eq!(spend(&world, old, 1, samples::NOW).await, Spent::Moved { to: third.id });
+        }
+    }
+    assert_eq!(keys::update_predecessors(world.db(), bystander.id, false).await.expect("no fault"), []);
+    assert_eq!(world.stored(&bystander).await, bystander);
+    assert_eq!(world.stored(&third).await, third);
+}
+
 store_test!(a_refill_that_falls_due_on_a_rotated_key_is_not_spent_there);
 async fn a_refill_that_falls_due_on_a_rotated_key_is_not_spent_there(database: TestDatabase) {
     let world = World::new(database).await;

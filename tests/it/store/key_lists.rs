@@ -93,7 +93,8 @@ async fn status_is_told_by_row_and_clock_each_key_under_exactly_one(database: Te
 store_test!(environment_and_owner_are_compared_exactly);
 async fn environment_and_owner_are_compared_exactly(database: TestDatabase) {
     let world = World::new(database).await;
-    let kinds = [("live", Environment::Live, "ann"), ("test", Environment::Test, "Ann"), ("nobody's", Environment::Live, "")];
+    let kinds =
+        [("live", Environment::Live, "ann"), ("test", Environment::Test, "Ann"), ("nobody's", Environment::Live, "")];
     for (name, environment, owner) in kinds {
         world
             .add_key(|key| {
@@ -116,8 +117,10 @@ async fn a_part_of_a_name_is_found_in_any_case_of_any_script_and_wildcards_stand
     database: TestDatabase,
 ) {
     let world = World::new(database).await;
-    for name in ["100% sure", "100 sure", "a_b", "axb", "back\\slash", "ÄRGER Straße", "ΣΟΦΙΑ", "مفتاح الإنتاج", "🔑 密钥"] {
-        world.add_key(|key| key.name = name.to_owned()).await;
+    for name in
+        ["100% sure", "100 sure", "a_b", "axb", "back\\slash", "ÄRGER Straße", "ΣΟΦΙΑ", "مفتاح الإنتاج", "🔑 密钥"]
+    {
+        world.add_named(name).await;
     }
     let expected: [(&str, &[&str]); 14] = [
         ("%", &["100% sure"]),
@@ -144,8 +147,8 @@ async fn a_part_of_a_name_is_found_in_any_case_of_any_script_and_wildcards_stand
 store_test!(a_renamed_key_is_found_by_its_new_name_alone);
 async fn a_renamed_key_is_found_by_its_new_name_alone(database: TestDatabase) {
     let world = World::new(database).await;
-    let mut key = world.add_key(|key| key.name = "Old".to_owned()).await;
-    key.name = "NEU".to_owned();
+    let mut key = world.add_named("Old").await;
+    "NEU".clone_into(&mut key.name);
     world.update(&key).await;
     assert_eq!(shown(&world, |filter| filter.name_contains = Some("neu".to_owned())).await, ["NEU"]);
     assert_eq!(shown(&world, |filter| filter.name_contains = Some("old".to_owned())).await, NONE);
@@ -157,7 +160,7 @@ async fn expiring_before_shows_what_expires_strictly_before_and_never_what_lasts
     for (name, expiry) in [("lasts", None), ("past", Some(-1)), ("soon", Some(10)), ("later", Some(20))] {
         world
             .add_key(|key| {
-                key.name = name.to_owned();
+                name.clone_into(&mut key.name);
                 key.expire_time = expiry.map(samples::seconds);
             })
             .await;
@@ -178,7 +181,7 @@ store_test!(unused_since_shows_what_was_never_used_or_not_from_that_moment_on);
 async fn unused_since_shows_what_was_never_used_or_not_from_that_moment_on(database: TestDatabase) {
     let world = World::new(database).await;
     for (name, used) in [("never", None), ("long ago", Some(-100)), ("just now", Some(0))] {
-        let key = world.add_key(|key| key.name = name.to_owned()).await;
+        let key = world.add_named(name).await;
         if let Some(used) = used {
             keys::update_used(world.db(), key.id, 1, samples::seconds(used)).await.expect("an update");
         }
@@ -201,8 +204,8 @@ async fn filters_together_show_what_passes_all_of_them(database: TestDatabase) {
         .await;
     // Each of these fails one filter alone.
     let near_misses: [fn(&mut keystead::domain::key::ApiKey); 6] = [
-        |key| key.name = "other".to_owned(),
-        |key| key.owner_id = "bob".to_owned(),
+        |key| "other".clone_into(&mut key.name),
+        |key| "bob".clone_into(&mut key.owner_id),
         |key| key.expire_time = Some(samples::seconds(99)),
         |key| key.expire_time = Some(samples::seconds(-1)),
         |key| key.environment = Environment::Test,

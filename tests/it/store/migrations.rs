@@ -1,14 +1,17 @@
 //! Migrations: up on an empty database, every step down and up again, what going down loses, and several at once.
 //! A schema is compared as the database itself tells it, word for word, so that nothing is left behind unseen.
 
-use keystead::domain::permission::Reach;
+use std::process::Stdio;
+
+use keystead::domain::{audit::AuditHead, key::ApiKey, permission::Reach};
 use keystead::store::{StoreError, api_keys as keys, audit_events, connect, migrate, organizations, state};
 
 use super::{World, by_engine, options};
-use crate::harness::{TestDatabase, samples, store_test};
+use crate::harness::{Engine, TestDatabase, keystead_command, samples, store_test};
 
 /// Everything in the schema but the table in which sea-orm notes the migrations.
-const SQLITE_SCHEMA: &str = "SELECT coalesce(group_concat(type || ' ' || name || ' ' || coalesce(sql, ''), char(10)), '')
+const SQLITE_SCHEMA: &str =
+    "SELECT coalesce(group_concat(type || ' ' || name || ' ' || coalesce(sql, ''), char(10)), '')
     FROM (SELECT * FROM sqlite_master WHERE tbl_name <> 'seaql_migrations' ORDER BY type, name)";
 const POSTGRES_SCHEMA: &str = "SELECT coalesce(string_agg(line, chr(10) ORDER BY line), '') FROM (
     SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || is_nullable || ' ' ||
@@ -120,7 +123,7 @@ store_test!(organizations_and_keys_outlive_every_other_migration_and_the_chain_b
 async fn organizations_and_keys_outlive_every_other_migration_and_the_chain_begins_anew(database: TestDatabase) {
     let world = World::new(database).await;
     let key = world.add_key(|key| *key = samples::full_key(key.organization_id)).await;
-    let head = keystead::domain::audit::AuditHead { sequence: 7, hash: [7; 32] };
+    let head = AuditHead { sequence: 7, hash: [7; 32] };
     let transaction = world.begin().await;
     state::find_audit_head_locked(&transaction).await.expect("a head");
     state::update_audit_head(&transaction, head).await.expect("a new head");
@@ -135,11 +138,11 @@ async fn organizations_and_keys_outlive_every_other_migration_and_the_chain_begi
     assert_eq!(found, Some(world.acme.clone()));
     let transaction = world.begin().await;
     let head = state::find_audit_head_locked(&transaction).await.expect("a head");
-    assert_eq!(head, keystead::domain::audit::AuditHead::GENESIS);
+    assert_eq!(head, AuditHead::GENESIS);
     super::commit_all(transaction).await;
     assert_eq!(audit_events::seal(&world.store).await.expect("nothing to seal"), 0);
     // The triggers are back as well.
-    assert!(keys::update(world.db(), &keystead::domain::key::ApiKey { name: "new".to_owned(), ..key }).await.is_ok());
+    assert!(keys::update(world.db(), &ApiKey { name: "new".to_owned(), ..key }).await.is_ok());
     assert_eq!(world.database.query_i64("SELECT count(*) FROM key_changes").await, 1);
 }
 
@@ -157,6 +160,26 @@ async fn several_that_migrate_at_once_apply_each_migration_once_and_all_succeed(
     }
     let known = migrate::status(&options(&database)).await.expect("a status");
     assert_eq!(applied, known.iter().map(|migration| migration.name.clone()).collect::<Vec<_>>());
+    assert!(known.iter().all(|migration| migration.applied));
+}
+
+store_test!(several_processes_that_migrate_at_once_all_succeed);
+async fn several_processes_that_migrate_at_once_all_succeed(database: TestDatabase) {
+    let processes: Vec<_> = (0..3)
+        .map(|_| {
+            let mut command = keystead_command(&database);
+            command.args(["migrate", "up"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+            command.spawn().expect("keystead runs")
+        })
+        .collect();
+    let mut applied = 0;
+    for process in processes {
+        let output = process.wait_with_output().expect("keystead ends");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        applied += String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.starts_with("applied ")).count();
+    }
+    let known = migrate::status(&options(&database)).await.expect("a status");
+    assert_eq!(applied, known.len(), "each by one of them");
     assert!(known.iter().all(|migration| migration.applied));
 }
 
@@ -182,9 +205,9 @@ store_test!(a_database_that_is_away_is_unavailable_and_not_a_refusal);
 async fn a_database_that_is_away_is_unavailable_and_not_a_refusal(database: TestDatabase) {
     let mut options = options(&database);
     options.url = match database.engine {
-        crate::harness::Engine::Sqlite => format!("sqlite://{}/no/such/folder/k.db", database.folder().display()),
+        Engine::Sqlite => format!("sqlite://{}/no/such/folder/k.db", database.folder().display()),
         // Port 1 (tcpmux) is nobody's.
-        crate::harness::Engine::Postgres => "postgres://nobody@127.0.0.1:1/nothing".to_owned(),
+        Engine::Postgres => "postgres://nobody@127.0.0.1:1/nothing".to_owned(),
     };
     let refused = migrate::up(&options).await;
     assert!(matches!(refused, Err(StoreError::Unavailable { may_have_happened: false, .. })), "{refused:?}");

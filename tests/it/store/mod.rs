@@ -5,7 +5,6 @@
 mod api_keys;
 mod audit_events;
 mod cancelled;
-mod connect;
 mod corrupt_rows;
 mod credits;
 mod key_changes;
@@ -13,6 +12,7 @@ mod key_counts;
 mod key_lists;
 mod key_pages;
 mod migrations;
+mod open;
 mod organization_lists;
 mod organizations;
 mod rate_limits;
@@ -78,6 +78,11 @@ impl World {
         change(&mut key);
         insert(self.db(), &key).await;
         key
+    }
+
+    /// Writes an active key of `acme` with this name.
+    async fn add_named(&self, name: &str) -> ApiKey {
+        self.add_key(|key| name.clone_into(&mut key.name)).await
     }
 
     /// The key as the database has it.

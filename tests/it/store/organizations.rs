@@ -111,7 +111,9 @@ async fn of_two_that_take_the_same_slug_at_once_one_gets_it_and_the_other_a_conf
     let tasks: Vec<_> = (0..8)
         .map(|_| {
             let store = world.store.clone();
-            tokio::spawn(async move { organizations::insert(store.write(), &samples::organization("raced"), None).await })
+            tokio::spawn(
+                async move { organizations::insert(store.write(), &samples::organization("raced"), None).await },
+            )
         })
         .collect();
     let mut written = 0;

@@ -16,8 +16,8 @@ fn window(subject: &str, name: &str, start_s: i64, count: i64) -> TrackedWindow 
     }
 }
 
-async fn tracked(world: &World, after_s: i64) -> Vec<TrackedWindow> {
-    let listed = rate_limits::list_ending_after(world.store.control(), samples::seconds(after_s)).await;
+async fn tracked(world: &World, at_s: i64) -> Vec<TrackedWindow> {
+    let listed = rate_limits::list_counting_at(world.store.control(), samples::seconds(at_s)).await;
     let mut windows = listed.expect("windows");
     windows.sort_by(|a, b| {
         (&a.subject_id, &a.limit_name, a.window_start_us).cmp(&(&b.subject_id, &b.limit_name, b.window_start_us))
@@ -38,16 +38,22 @@ async fn a_count_is_written_over_what_stood_and_every_other_window_stays(databas
     assert_eq!(tracked(&world, 0).await, expected);
 }
 
-store_test!(windows_are_read_back_and_deleted_by_the_moment_they_end);
-async fn windows_are_read_back_and_deleted_by_the_moment_they_end(database: TestDatabase) {
+store_test!(a_window_is_kept_until_it_has_faded_out_in_the_one_after_it_and_a_day_more);
+async fn a_window_is_kept_until_it_has_faded_out_in_the_one_after_it_and_a_day_more(database: TestDatabase) {
     let world = World::new(database).await;
-    let windows = [window("a", "requests", 0, 1), window("a", "requests", 60, 2), window("a", "requests", 120, 3)];
+    let long = TrackedWindow { window_end_us: samples::seconds(3600).micros(), ..window("b", "slow", 0, 3) };
+    let windows = [window("a", "requests", 0, 1), window("a", "requests", 60, 2), long];
     rate_limits::upsert(world.db(), &windows).await.expect("written");
-    assert_eq!(tracked(&world, 60).await, windows[1..], "one that ends at that moment has ended");
-    assert_eq!(tracked(&world, 59).await, windows);
-    let deleted = rate_limits::delete_ended_before(world.db(), samples::seconds(120)).await.expect("deleted");
-    assert_eq!(deleted, 1, "one that ends at that moment may still be looked at");
+    // The first of 60 s ends at 60 and has faded out at 120; the clock may step back by a day.
+    let faded = 120 + 86_400;
+    assert_eq!(tracked(&world, faded - 1).await, windows);
+    assert_eq!(tracked(&world, faded).await, windows[1..]);
+    let delete = |at| rate_limits::delete_faded(world.db(), samples::seconds(at));
+    assert_eq!(delete(faded - 1).await.expect("deleted"), 0);
+    assert_eq!(delete(faded).await.expect("deleted"), 1);
     assert_eq!(tracked(&world, 0).await, windows[1..]);
+    assert_eq!(delete(7199 + 86_400).await.expect("deleted"), 1);
+    assert_eq!(tracked(&world, 0).await, windows[2..]);
 }
 
 store_test!(thousands_of_windows_are_written_at_once);
@@ -63,7 +69,8 @@ store_test!(deleting_what_an_organization_counted_leaves_everybody_elses);
 async fn deleting_what_an_organization_counted_leaves_everybody_elses(database: TestDatabase) {
     let world = World::new(database).await;
     let (own, other) = (world.acme.id.to_string(), nobody().to_string());
-    let windows = [window(&own, "monthly quota", 0, 1), window(&own, "requests", 0, 2), window(&other, "requests", 0, 3)];
+    let windows =
+        [window(&own, "monthly quota", 0, 1), window(&own, "requests", 0, 2), window(&other, "requests", 0, 3)];
     rate_limits::upsert(world.db(), &windows).await.expect("written");
     rate_limits::delete_of_organization(world.db(), world.acme.id).await.expect("deleted");
     assert_eq!(tracked(&world, 0).await, windows[2..]);
