@@ -24,6 +24,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["proto"])?;
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     fs::write(out.join("keystead.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().skip_debug(SECRET_MESSAGES).compile_fds(descriptors)?;
+    let mut prost = tonic_prost_build::Config::new();
+    // The codec knows messages by their names.
+    prost.enable_type_names();
+    tonic_prost_build::configure()
+        .skip_debug(SECRET_MESSAGES)
+        .codec_path("crate::grpc::StrictCodec")
+        .compile_fds_with_config(descriptors, prost)?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::JoinHandle,
+    task::{JoinError, JoinHandle},
 };
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
@@ -43,6 +43,9 @@ pub use crate::store::migrate::MigrationStatus;
 /// replicas that start together do not ask together.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How long the last round of writing may take once no call is in flight.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Why a command could not do its work.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
@@ -52,6 +55,8 @@ pub enum AppError {
     Store(#[from] StoreError),
     #[error("the database has been initialized: its admin secret was printed then and is stored nowhere")]
     AlreadyInitialized,
+    #[error("the database could not answer: {0}")]
+    Unanswered(String),
     #[error("{0}")]
     Refused(String),
     #[error("the database lacks {} migrations: run `keystead migrate up`, or serve with --migrate", .0)]
@@ -61,7 +66,7 @@ pub enum AppError {
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
     #[error("the server failed")]
-    Server(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Server(#[source] BoxedError),
     #[error("the operating system refused")]
     System(#[from] io::Error),
 }
@@ -78,7 +83,7 @@ impl From<ServiceError> for AppError {
     fn from(error: ServiceError) -> Self {
         match error {
             ServiceError::FailedPrecondition { reason: "ALREADY_INITIALIZED", .. } => Self::AlreadyInitialized,
-            ServiceError::Unavailable { .. } => Self::Refused("the database could not answer".to_owned()),
+            ServiceError::Unavailable { cause, .. } => Self::Unanswered(cause),
             other => Self::Refused(format!("{other:?}")),
         }
     }
@@ -101,17 +106,21 @@ pub async fn init(config: &DatabaseConfig) -> Result<Zeroizing<String>, AppError
 /// Applies pending migrations; gives their names.
 ///
 /// # Errors
-/// The database's own.
+/// The database's own; on SQLite also that a server is using the file.
 pub async fn migrate_up(config: &DatabaseConfig) -> Result<Vec<String>, AppError> {
-    Ok(migrate::up(&connect_options(config)).await?)
+    let options = connect_options(config);
+    let _lock = connect::lock(&options)?;
+    Ok(migrate::up(&options).await?)
 }
 
 /// Takes the newest `steps` migrations back; gives their names.
 ///
 /// # Errors
-/// The database's own.
+/// The database's own; on SQLite also that a server is using the file.
 pub async fn migrate_down(config: &DatabaseConfig, steps: u32) -> Result<Vec<String>, AppError> {
-    Ok(migrate::down(&connect_options(config), steps).await?)
+    let options = connect_options(config);
+    let _lock = connect::lock(&options)?;
+    Ok(migrate::down(&options, steps).await?)
 }
 
 /// Tells which migrations the database has, oldest first.
@@ -122,7 +131,7 @@ pub async fn migrate_status(config: &DatabaseConfig) -> Result<Vec<MigrationStat
     Ok(migrate::status(&connect_options(config)).await?)
 }
 
-/// Runs the service until SIGTERM or SIGINT, then drains it.
+/// Runs the service until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
 ///
 /// # Errors
 /// What makes a start impossible. A PostgreSQL that is away is waited for.
@@ -135,7 +144,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     let context = context(store, cache_limits(&config.cache));
     let health = Health::not_serving().await;
     let (stop, stopped) = watch::channel(false);
-    let server = start_server(&config, &context, &health, tls, listener, stopped);
+    let mut server = start_server(&config, &context, &health, tls, listener, stopped);
     tracing::info!(address = %address, tls = config.server.tls.is_some(), "listening");
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -151,10 +160,15 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
         failed = ready => failed,
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
+        ended = &mut server => return Err(AppError::Server(of_ended(ended))),
     };
-    let drained = drain(&config, context, &health, &stop, server, &jobs).await;
+    tokio::select! {
+        () = drain(&config, context, health, &stop, server, &jobs) => {}
+        _ = terminate.recv() => tracing::error!("a second signal ends the drain"),
+        _ = interrupt.recv() => tracing::error!("a second signal ends the drain"),
+    }
     drop(lock);
-    outcome.and(drained)
+    outcome
 }
 
 fn connect_options(config: &DatabaseConfig) -> ConnectOptions {
@@ -204,7 +218,9 @@ async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
 }
 
-type Server = JoinHandle<Result<(), Box<dyn std::error::Error + Send + Sync>>>;
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
+type Served = Result<(), BoxedError>;
+type Server = JoinHandle<Served>;
 
 fn start_server(
     config: &Config,
@@ -252,29 +268,27 @@ async fn get_ready(
 ) -> Result<(), AppError> {
     let mut told = false;
     loop {
-        match prepare(config, options, context).await {
-            Ok(()) => break,
-            Err(AppError::Store(error @ StoreError::Unavailable { .. })) => {
+        match prepare(config, options, context, address).await {
+            Err(error @ (AppError::Unanswered(_) | AppError::Store(StoreError::Unavailable { .. }))) => {
                 if !told {
-                    tracing::warn!(error = error.chain(), "waiting for the database");
+                    let cause = if let AppError::Store(error) = &error { error.chain() } else { error.to_string() };
+                    tracing::warn!(cause, "waiting for the database");
                 }
                 told = true;
                 let jitter = u32::from(random::bytes::<1>().first().copied().unwrap_or(0));
                 tokio::time::sleep(RETRY_INTERVAL + RETRY_INTERVAL * jitter / 256).await;
             }
-            Err(error) => return Err(error),
+            ended => return ended,
         }
     }
-    if config.server.dev {
-        return greet(config, context, address).await;
-    }
-    if !service::is_initialized(context).await? {
-        tracing::warn!("the database has no organization yet: run `keystead init`");
-    }
-    Ok(())
 }
 
-async fn prepare(config: &Config, options: &ConnectOptions, context: &Arc<Context>) -> Result<(), AppError> {
+async fn prepare(
+    config: &Config,
+    options: &ConnectOptions,
+    context: &Arc<Context>,
+    address: SocketAddr,
+) -> Result<(), AppError> {
     if config.database.migrate || connect::is_sqlite(&options.url) {
         for name in migrate::up(options).await? {
             tracing::info!(name, "migrated");
@@ -285,11 +299,16 @@ async fn prepare(config: &Config, options: &ConnectOptions, context: &Arc<Contex
             return Err(AppError::PendingMigrations(pending));
         }
     }
-    let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;
-    // Set once; a second round after a failure finds the same key.
-    let _ = context.page_tokens.set(PageTokens::new(key));
     context.limiter.restore(&context.store, context.clock.now()).await?;
     context.feed.poll().await?;
+    if config.server.dev {
+        greet(config, context, address).await?;
+    } else if !service::is_initialized(context).await? {
+        tracing::warn!("the database has no organization yet: run `keystead init`");
+    }
+    let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;
+    // Last, since calls are answered from here on. Set once; a second round after a failure finds the same key.
+    let _ = context.page_tokens.set(PageTokens::new(key));
     Ok(())
 }
 
@@ -323,33 +342,48 @@ async fn greet(config: &Config, context: &Arc<Context>, address: SocketAddr) -> 
     Ok(())
 }
 
-/// Ends the service without losing a call or what it has gathered, or after the deadline in any case.
+/// Ends the service without losing a call or what it has gathered; calls that outlive the deadline are cut off, and
+/// what has been gathered is written all the same.
 async fn drain(
     config: &Config,
     context: Arc<Context>,
-    health: &Health,
+    mut health: Health,
     stop: &watch::Sender<bool>,
-    server: Server,
+    mut server: Server,
     jobs: &Jobs,
-) -> Result<(), AppError> {
+) {
     tracing::info!("draining");
-    health.set_serving(false).await;
+    health.end().await;
     stop.send_replace(true);
-    let finish = async {
-        let ended = server.await;
-        jobs.stop();
-        context.mutations.close();
-        jobs::finish(&context).await;
-        context.mutations.wait().await;
-        context.store.clone().close().await;
-        ended
-    };
-    let drained = tokio::time::timeout(config.server.drain_timeout, finish).await;
-    match drained {
-        Ok(Ok(Ok(()))) => tracing::info!("drained"),
-        Ok(Ok(Err(error))) => return Err(AppError::Server(error)),
-        Ok(Err(panic)) => return Err(AppError::Server(Box::new(panic))),
-        Err(_) => tracing::error!("the drain deadline has passed; what is still in flight is cut off"),
+    match tokio::time::timeout(config.server.drain_timeout, &mut server).await {
+        Ok(Ok(Ok(()))) => {}
+        Ok(ended) => tracing::error!(error = %of_ended(ended), "the server failed while it drained"),
+        Err(_) => {
+            tracing::error!("the drain deadline has passed; what is still in flight is cut off");
+            server.abort();
+        }
     }
-    Ok(())
+    jobs.stop();
+    context.mutations.close();
+    let finish = async {
+        context.mutations.wait().await;
+        if context.is_ready() {
+            jobs::finish(&context).await;
+        }
+        context.store.clone().close().await;
+    };
+    if tokio::time::timeout(FLUSH_TIMEOUT, finish).await.is_ok() {
+        tracing::info!("drained");
+    } else {
+        tracing::error!("the database did not take the last usage, limits and audit hashes in time");
+    }
+}
+
+/// Why the server's task ended though nobody stopped it.
+fn of_ended(ended: Result<Served, JoinError>) -> BoxedError {
+    match ended {
+        Ok(Ok(())) => "the server ended by itself".into(),
+        Ok(Err(error)) => error,
+        Err(panic) => Box::new(panic),
+    }
 }

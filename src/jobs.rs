@@ -11,7 +11,7 @@ use tokio::{task::AbortHandle, time::MissedTickBehavior};
 
 use crate::{
     service::Context,
-    store::{StoreError, audit_events, key_changes, rate_limits},
+    store::{StoreError, audit_events, key_changes},
 };
 
 /// How often usage, limits and audit events are written: what a `kill -9` may cost of the first two.
@@ -34,9 +34,8 @@ impl Jobs {
         let follower = tokio::spawn(async move { feed.follow().await }).abort_handle();
         let usage =
             every("usage", INTERVAL, context, |context| async move { context.recorder.flush(&context.store).await });
-        let limits = every("limits", INTERVAL, context, |context| async move {
-            context.limiter.flush(&context.store, context.clock.now()).await
-        });
+        let limits =
+            every("limits", INTERVAL, context, |context| async move { context.limiter.flush(&context.store).await });
         let audit =
             every(
                 "audit",
@@ -46,7 +45,7 @@ impl Jobs {
             );
         let pruning = every("pruning", PRUNING_INTERVAL, context, |context| async move {
             let now = context.clock.now();
-            rate_limits::delete_faded(context.store.write(), now).await?;
+            context.limiter.prune(&context.store, now).await?;
             key_changes::delete_before(context.store.write(), now.minus(KEEP_CHANGES)).await.map(|_| ())
         });
         let tasks = [follower, usage, limits, audit, pruning];
@@ -65,7 +64,7 @@ impl Jobs {
 pub async fn finish(context: &Arc<Context>) {
     let results = [
         ("usage", context.recorder.flush(&context.store).await),
-        ("limits", context.limiter.flush(&context.store, context.clock.now()).await),
+        ("limits", context.limiter.flush(&context.store).await),
         ("audit", audit_events::seal(&context.store).await.map(|_| ())),
     ];
     for (job, result) in results {

@@ -7,7 +7,7 @@
 use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
 
-use crate::columns::{count, number, text, text_or_empty};
+use crate::columns::{count, index, number, text, text_or_empty};
 
 #[derive(DeriveMigrationName)]
 pub struct Migration;
@@ -17,6 +17,7 @@ impl MigrationTrait for Migration {
     async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         manager.create_table(change_counter()).await?;
         manager.create_table(key_changes()).await?;
+        manager.create_index(index("key_changes_by_time", "key_changes", &["time_us"], false)).await?;
         let first = Query::insert()
             .into_table("change_counter")
             .columns(["id", "revision"])
@@ -127,6 +128,7 @@ DROP FUNCTION keystead_key_changed();
 DROP FUNCTION keystead_record_change(text, text, text, bytea);
 ";
 
+/// Runs in whatever `sqlite3` shell an operator has, so it uses nothing newer than version 3.15.
 const SQLITE_UP: &str = "
 CREATE TRIGGER api_keys_changed AFTER UPDATE ON api_keys FOR EACH ROW
 WHEN (OLD.organization_id, OLD.name, OLD.digest, OLD.scheme, OLD.stored_hash, OLD.look_up_id,
@@ -141,7 +143,7 @@ WHEN (OLD.organization_id, OLD.name, OLD.digest, OLD.scheme, OLD.stored_hash, OL
 BEGIN
     UPDATE change_counter SET revision = revision + 1 WHERE id = 1;
     INSERT INTO key_changes (revision, kind, key_id, organization_id, digest, time_us)
-    SELECT revision, 'key', OLD.id, OLD.organization_id, OLD.digest, CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+    SELECT revision, 'key', OLD.id, OLD.organization_id, OLD.digest, CAST(strftime('%s', 'now') AS INTEGER) * 1000000
     FROM change_counter WHERE id = 1;
 END;
 
@@ -150,7 +152,7 @@ WHEN NEW.digest IS NOT OLD.digest AND NEW.digest IS NOT NULL
 BEGIN
     UPDATE change_counter SET revision = revision + 1 WHERE id = 1;
     INSERT INTO key_changes (revision, kind, key_id, organization_id, digest, time_us)
-    SELECT revision, 'key', NEW.id, NEW.organization_id, NEW.digest, CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+    SELECT revision, 'key', NEW.id, NEW.organization_id, NEW.digest, CAST(strftime('%s', 'now') AS INTEGER) * 1000000
     FROM change_counter WHERE id = 1;
 END;
 
@@ -158,7 +160,7 @@ CREATE TRIGGER api_keys_deleted AFTER DELETE ON api_keys FOR EACH ROW
 BEGIN
     UPDATE change_counter SET revision = revision + 1 WHERE id = 1;
     INSERT INTO key_changes (revision, kind, key_id, organization_id, digest, time_us)
-    SELECT revision, 'key', OLD.id, OLD.organization_id, OLD.digest, CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+    SELECT revision, 'key', OLD.id, OLD.organization_id, OLD.digest, CAST(strftime('%s', 'now') AS INTEGER) * 1000000
     FROM change_counter WHERE id = 1;
 END;
 
@@ -167,7 +169,7 @@ WHEN (OLD.active, OLD.rate_limits, OLD.monthly_quota) IS NOT (NEW.active, NEW.ra
 BEGIN
     UPDATE change_counter SET revision = revision + 1 WHERE id = 1;
     INSERT INTO key_changes (revision, kind, organization_id, time_us)
-    SELECT revision, 'organization', OLD.id, CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+    SELECT revision, 'organization', OLD.id, CAST(strftime('%s', 'now') AS INTEGER) * 1000000
     FROM change_counter WHERE id = 1;
 END;
 
@@ -175,7 +177,7 @@ CREATE TRIGGER organizations_deleted AFTER DELETE ON organizations FOR EACH ROW
 BEGIN
     UPDATE change_counter SET revision = revision + 1 WHERE id = 1;
     INSERT INTO key_changes (revision, kind, organization_id, time_us)
-    SELECT revision, 'organization', OLD.id, CAST(unixepoch('subsec') * 1000000 AS INTEGER)
+    SELECT revision, 'organization', OLD.id, CAST(strftime('%s', 'now') AS INTEGER) * 1000000
     FROM change_counter WHERE id = 1;
 END;
 ";

@@ -24,7 +24,13 @@ pub(super) struct Page {
     )]
     size: i32,
     /// Go on after the page that ended with this token.
-    #[arg(long = "page-token", value_name = "TOKEN", default_value = "", hide_default_value = true)]
+    #[arg(
+        long = "page-token",
+        value_name = "TOKEN",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
     pub(super) token: String,
     /// Follow the pages to the end.
     #[arg(long)]

@@ -37,22 +37,31 @@ impl RateLimit {
     /// # Errors
     /// Refuses anything else, naming the part that is wrong.
     pub fn parse(name: &str, limit: i64, window: Duration, shadow: bool) -> Result<Self, Invalid> {
-        let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
-        if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
-            return Err(Invalid::new("must have a name of 1 to 64 of a-z 0-9 _ -"));
-        }
+        let name = parse_limit_name(name).map_err(|_| Invalid::new("must have a name of 1 to 64 of a-z 0-9 _ -"))?;
         if !(1..=LIMIT_MAX).contains(&limit) {
             return Err(Invalid::new(format!("must have a limit of 1 to {LIMIT_MAX}")));
         }
         if window < Duration::from_secs(1) || window > WINDOW_MAX {
             return Err(Invalid::new("must have a window of 1 second to 400 days"));
         }
-        Ok(Self { name: name.to_owned(), limit, window, shadow })
+        Ok(Self { name, limit, window, shadow })
     }
 
     fn window_us(&self) -> i64 {
         i64::try_from(self.window.as_micros()).unwrap_or(i64::MAX)
     }
+}
+
+/// Reads the name of a limit: 1 to 64 of `[a-z0-9_-]`.
+///
+/// # Errors
+/// Refuses anything else.
+pub fn parse_limit_name(name: &str) -> Result<String, Invalid> {
+    let legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_' || byte == b'-';
+    if !(1..=64).contains(&name.len()) || !name.bytes().all(legal) {
+        return Err(Invalid::new("must be 1 to 64 of a-z 0-9 _ -"));
+    }
+    Ok(name.to_owned())
 }
 
 /// One limit's standing after a verification.
@@ -63,8 +72,8 @@ pub struct LimitStatus {
     /// What may still be charged now, never negative.
     pub remaining: i64,
     /// Where exceeded: the shortest wait after which the same cost fits, if nothing else is charged. Else: until
-    /// the limit is entirely free.
-    pub reset_after: Duration,
+    /// the limit is entirely free. Absent where the cost is over the limit and so never fits.
+    pub reset_after: Option<Duration>,
     pub exceeded: bool,
     pub shadow: bool,
 }
@@ -122,7 +131,8 @@ impl SlidingWindow {
             name: limit.name.clone(),
             limit: limit.limit,
             remaining: i64::try_from(free.max(0) / window).unwrap_or(0),
-            reset_after: Duration::from_micros(u64::try_from(wait).unwrap_or(0)),
+            reset_after: (!exceeded || cost <= limit.limit)
+                .then(|| Duration::from_micros(u64::try_from(wait).unwrap_or(0))),
             exceeded,
             shadow: limit.shadow,
         }
@@ -180,13 +190,13 @@ pub struct Refill {
     pub interval: RefillInterval,
 }
 
-impl Refill {
+impl RefillInterval {
     /// The first moment of refill after `now`.
     #[must_use]
     pub fn next_after(self, now: Timestamp) -> Timestamp {
-        match self.interval {
-            RefillInterval::Day => Timestamp::from_micros(now.start_of_day().micros() + DAY_US),
-            RefillInterval::Month => now.start_of_next_month(),
+        match self {
+            Self::Day => Timestamp::from_micros(now.start_of_day().micros() + DAY_US),
+            Self::Month => now.start_of_next_month(),
         }
     }
 }
@@ -250,7 +260,7 @@ mod tests {
         let full = SlidingWindow { start_us: 0, current: 10, previous: 0 };
         for (cost, now) in [(1, 30), (4, 1), (10, 59)] {
             let status = full.status(&limit, seconds(now), cost, true);
-            let ready = seconds(now).plus(status.reset_after);
+            let ready = seconds(now).plus(status.reset_after.unwrap());
             assert!(full.at(&limit, ready).admits(&limit, ready, cost));
             let early = ready.minus(Duration::from_micros(1));
             assert!(!full.at(&limit, early).admits(&limit, early, cost));
@@ -269,10 +279,9 @@ mod tests {
 
     #[test]
     fn refills_fall_on_midnight_and_on_the_first() {
-        let refill = |interval| Refill { amount: 1, interval };
         let now = seconds(1_000_000);
-        assert_eq!(refill(RefillInterval::Day).next_after(now), seconds(1_036_800));
-        assert_eq!(refill(RefillInterval::Month).next_after(now), seconds(31 * 86_400));
+        assert_eq!(RefillInterval::Day.next_after(now), seconds(1_036_800));
+        assert_eq!(RefillInterval::Month.next_after(now), seconds(31 * 86_400));
     }
 
     #[test]

@@ -41,6 +41,27 @@ pub struct Page<T> {
     pub next: Option<Position>,
 }
 
+/// The most bytes of rows on one page: gRPC clients refuse answers over 4 MiB unless told otherwise.
+const PAGE_BYTES_MAX: usize = 2 << 20;
+
+impl<T> Page<T> {
+    /// Ends the page early where its rows would be too many bytes; the next page goes on after the last one kept.
+    #[must_use]
+    pub fn bounded(mut self, bytes: impl Fn(&T) -> usize, position: impl Fn(&T) -> Position) -> Self {
+        let mut total = 0;
+        let fitting = self.rows.iter().take_while(|row| {
+            total += bytes(row);
+            total <= PAGE_BYTES_MAX
+        });
+        let fitting = fitting.count().max(1);
+        if fitting < self.rows.len() {
+            self.rows.truncate(fitting);
+            self.next = self.rows.last().map(position);
+        }
+        self
+    }
+}
+
 /// Reads a page size: 0 stands for 50, more than 1000 for 1000.
 ///
 /// # Errors
@@ -133,6 +154,16 @@ mod tests {
         }
         assert_eq!(tokens.decode("", "any"), Ok(None));
         assert!(tokens.decode("💥", "any").is_err());
+    }
+
+    #[test]
+    fn a_page_of_large_rows_ends_early_and_goes_on_where_it_ended() {
+        let page = Page { rows: vec![900_000usize; 5], next: None };
+        let bounded = page.bounded(|bytes| *bytes, |_| Position { sort: 7, id: String::new() });
+        assert_eq!(bounded.rows.len(), 2);
+        assert!(bounded.next.is_some());
+        let huge = Page { rows: vec![usize::MAX / 2], next: None }.bounded(|bytes| *bytes, |_| unreachable!());
+        assert_eq!(huge.rows.len(), 1, "a page is never empty while there are rows");
     }
 
     #[test]

@@ -15,8 +15,11 @@ impl AuditService for Calls {
         &self,
         request: Request<v1::ListAuditEventsRequest>,
     ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
-        self.control(request, Permission::AuditRead, |context, call, request, _| async move {
+        self.control(request, Permission::AuditRead, |context, call, request, record| async move {
             let (filter, size, token) = decode_usage::decode_audit_list(request)?;
+            if let Some(id) = filter.organization_id {
+                record.organization(id);
+            }
             let (events, next_page_token) = service::list_audit_events(&context, &call, filter, size, &token).await?;
             let events = events.into_iter().map(encode::encode_audit_event).collect();
             Ok(v1::ListAuditEventsResponse { events, next_page_token })

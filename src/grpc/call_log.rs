@@ -59,6 +59,11 @@ impl CallRecord {
         self.tell(|told| (told.key_id, told.organization_id) = (Some(key), Some(organization)));
     }
 
+    /// Notes the key that the call asks for, be there one or not.
+    pub fn key_id(&self, key: KeyId) {
+        self.tell(|told| told.key_id = Some(key));
+    }
+
     /// Notes the organization that the call is about.
     pub fn organization(&self, organization: OrganizationId) {
         self.tell(|told| told.organization_id = Some(organization));
@@ -172,17 +177,18 @@ fn complete<R>(status: &Status, response: &mut Response<R>) -> Code {
     let message = status.message();
     let refusal = match status.code() {
         Code::OutOfRange | Code::ResourceExhausted => {
-            Refusal::new(Code::InvalidArgument, "MESSAGE_TOO_LARGE", format!("the request is too large: {message}"))
+            Refusal::new(Code::InvalidArgument, "MESSAGE_TOO_LARGE", "the request is larger than this rpc takes")
         }
         Code::Internal => {
             let message = "the request cannot be decoded: it is not a message of this rpc";
             Refusal::new(Code::InvalidArgument, "MALFORMED_MESSAGE", message)
         }
+        Code::Unimplemented if message.contains("compressed") => {
+            let message = "the request is compressed, which is not supported";
+            Refusal::new(Code::Unimplemented, "ENCODING_NOT_SUPPORTED", message)
+        }
         Code::Unimplemented => Refusal::new(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such method"),
         Code::NotFound => Refusal::new(Code::NotFound, "NOT_FOUND", message),
-        Code::DeadlineExceeded | Code::Cancelled => {
-            Refusal::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the caller's deadline has passed")
-        }
         code => Refusal::new(code, "REFUSED", message),
     };
     let completed = refusal.into_status();

@@ -1,6 +1,8 @@
 //! Requests of `KeyService` about keys, from wire to domain. Every bad field is named; nothing is looked up.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, mem, time::Duration};
+
+use zeroize::Zeroizing;
 
 use super::fields::Fields;
 use crate::{
@@ -8,7 +10,7 @@ use crate::{
         Invalid, address,
         ids::{KeyId, OrganizationId, RecordId},
         key::{Environment, KeyChanges, KeyFilter, KeyStatus, Lifetime, NewKey, RevocationReason},
-        limits::COST_MAX,
+        limits::{COST_MAX, parse_limit_name},
         outcome::{Outcome, Question},
         page,
         permission::Reach,
@@ -19,8 +21,7 @@ use crate::{
         usage::UsageEvent,
     },
     proto::v1,
-    service::{RevokeKey, RotateKey, ServiceError, UpdateKey, Verification},
-    verify::Freshness,
+    service::{Freshness, RevokeKey, RotateKey, ServiceError, UpdateKey, Verification},
 };
 
 /// The longest lifetime of a key given as a span: 100 years.
@@ -37,7 +38,7 @@ const REQUEST_ID_LENGTH_MAX: usize = 128;
 /// One list to read: filter, page size, page token.
 pub type KeyList = (KeyFilter, u64, String);
 
-pub fn decode_create(request: v1::CreateKeyRequest) -> Result<NewKey, ServiceError> {
+pub fn decode_create(request: v1::CreateKeyRequest, now: Timestamp) -> Result<NewKey, ServiceError> {
     let mut fields = Fields::default();
     let organization_id = fields.take("organization_id", OrganizationId::parse(&request.organization_id));
     let name = fields.take("name", text::parse_name(&request.name));
@@ -48,7 +49,7 @@ pub fn decode_create(request: v1::CreateKeyRequest) -> Result<NewKey, ServiceErr
     let allowed_cidrs = fields.cidrs("allowed_cidrs", &request.allowed_cidrs);
     let rate_limits = fields.rate_limits("rate_limits", &request.rate_limits);
     let credits = fields.credits("credits", request.credits.as_ref());
-    let lifetime = decode_lifetime(&mut fields, request.lifetime.as_ref());
+    let lifetime = decode_lifetime(&mut fields, request.lifetime.as_ref(), now);
     let request_id = fields.optional("request_id", &request.request_id, RecordId::parse);
     let new = (|| {
         Some(NewKey {
@@ -68,11 +69,15 @@ pub fn decode_create(request: v1::CreateKeyRequest) -> Result<NewKey, ServiceErr
     fields.finish(new)
 }
 
-fn decode_lifetime(fields: &mut Fields, lifetime: Option<&v1::create_key_request::Lifetime>) -> Option<Lifetime> {
+fn decode_lifetime(
+    fields: &mut Fields,
+    lifetime: Option<&v1::create_key_request::Lifetime>,
+    now: Timestamp,
+) -> Option<Lifetime> {
     use v1::create_key_request::Lifetime as Wire;
     match lifetime {
         None => Some(Lifetime::Unlimited),
-        Some(Wire::ExpireTime(time)) => fields.time("expire_time", Some(time)).map(Lifetime::Until),
+        Some(Wire::ExpireTime(time)) => fields.future_time("expire_time", Some(time), now).map(Lifetime::Until),
         Some(Wire::Ttl(span)) => {
             let span = fields.span("ttl", Some(span))?;
             if !(Duration::from_secs(1)..=TTL_MAX).contains(&span) {
@@ -85,10 +90,12 @@ fn decode_lifetime(fields: &mut Fields, lifetime: Option<&v1::create_key_request
 }
 
 pub fn decode_verify(
-    request: v1::VerifyKeyRequest,
+    mut request: v1::VerifyKeyRequest,
     reach: Reach,
     now: Timestamp,
 ) -> Result<Verification, ServiceError> {
+    // Wiped when this returns; what prost and the transport held of it is beyond our reach.
+    let secret = Zeroizing::new(mem::take(&mut request.secret));
     let mut fields = Fields::default();
     let key_id = request.key_id.as_ref().and_then(|id| fields.take("key_id", KeyId::parse(id)));
     let wanted = request.required_scopes.unwrap_or_default();
@@ -98,9 +105,7 @@ pub fn decode_verify(
     if !(0..=COST_MAX).contains(&cost) {
         fields.refuse("cost", Invalid::new(format!("must be 0 to {COST_MAX}")));
     }
-    if request.limit_names.len() > LIMIT_NAMES_MAX {
-        fields.refuse("limit_names", Invalid::new(format!("must have at most {LIMIT_NAMES_MAX} items")));
-    }
+    let limit_names = fields.list("limit_names", &request.limit_names, LIMIT_NAMES_MAX, |name| parse_limit_name(name));
     if request.min_revision.is_some_and(|revision| revision < 0) {
         fields.refuse("min_revision", Invalid::new("must not be negative"));
     }
@@ -124,7 +129,7 @@ pub fn decode_verify(
     let tags: Option<BTreeMap<String, String>> = fields.take("tags", text::parse_metadata(request.tags));
     let verification = (|| {
         Some(Verification {
-            digest: digest_of_presented(&request.secret),
+            digest: digest_of_presented(&secret),
             question: Question {
                 reach,
                 key_id,
@@ -132,7 +137,7 @@ pub fn decode_verify(
                 client_address,
             },
             cost,
-            limit_names: request.limit_names,
+            limit_names: limit_names?,
             freshness: freshness?,
             min_revision: request.min_revision,
             usage: UsageEvent {
@@ -181,7 +186,7 @@ pub fn decode_list(request: v1::ListKeysRequest) -> Result<KeyList, ServiceError
     fields.finish((|| Some((filter?, size?, request.page_token)))())
 }
 
-pub fn decode_update(request: v1::UpdateKeyRequest) -> Result<UpdateKey, ServiceError> {
+pub fn decode_update(request: v1::UpdateKeyRequest, now: Timestamp) -> Result<UpdateKey, ServiceError> {
     let mut fields = Fields::default();
     let key = request.key.unwrap_or_default();
     let id = fields.take("key.id", KeyId::parse(&key.id));
@@ -202,7 +207,9 @@ pub fn decode_update(request: v1::UpdateKeyRequest) -> Result<UpdateKey, Service
             "allowed_cidrs" => changes.allowed_cidrs = fields.cidrs("key.allowed_cidrs", &key.allowed_cidrs),
             "rate_limits" => changes.rate_limits = fields.rate_limits("key.rate_limits", &key.rate_limits),
             "credits" => changes.credits = Some(fields.credits("key.credits", key.credits.as_ref())),
-            "expire_time" => changes.expire_time = Some(fields.time("key.expire_time", key.expire_time.as_ref())),
+            "expire_time" => {
+                changes.expire_time = Some(fields.future_time("key.expire_time", key.expire_time.as_ref(), now));
+            }
             "enabled" => changes.enabled = Some(key.enabled),
             _ => fields.refuse(&format!("update_mask.paths[{at}]"), Invalid::new(UPDATABLE)),
         }

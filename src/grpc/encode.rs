@@ -199,7 +199,7 @@ fn encode_limit_status(status: LimitStatus) -> v1::RateLimitStatus {
         name: status.name,
         limit: status.limit,
         remaining: status.remaining,
-        reset_after: Some(encode_span(status.reset_after)),
+        reset_after: status.reset_after.map(encode_span),
         exceeded: status.exceeded,
         shadow: status.shadow,
     }

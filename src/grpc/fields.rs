@@ -142,6 +142,21 @@ impl Fields {
         self.take(field, Timestamp::from_parts(time.seconds, time.nanos).ok_or_else(refused))
     }
 
+    /// A moment that is ahead, if one is given.
+    pub fn future_time(
+        &mut self,
+        field: &str,
+        time: Option<&prost_types::Timestamp>,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let time = self.time(field, time)?;
+        if time > now {
+            return Some(time);
+        }
+        self.refuse(field, Invalid::new("must be in the future"));
+        None
+    }
+
     /// A span, if one is given.
     pub fn span(&mut self, field: &str, span: Option<&prost_types::Duration>) -> Option<Duration> {
         self.take(field, parse_span(span?))

@@ -26,6 +26,14 @@ impl Health {
         self.set(if serving { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
     }
 
+    /// Says `NOT_SERVING` for the last time, and ends the streams of those who watch: a shutdown waits for streams too.
+    pub async fn end(&mut self) {
+        self.set(ServingStatus::NotServing).await;
+        for service in SERVICES {
+            self.reporter.clear_service_status(service).await;
+        }
+    }
+
     async fn set(&self, status: ServingStatus) {
         for service in SERVICES {
             self.reporter.set_service_status(service, status).await;

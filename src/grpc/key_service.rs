@@ -4,7 +4,7 @@ use tonic::{Request, Response, Status};
 
 use super::{calls::Calls, decode_key, decode_usage, encode};
 use crate::{
-    domain::permission::Permission,
+    domain::{permission::Permission, usage::UsageSubject},
     proto::v1::{self, key_service_server::KeyService},
     service,
 };
@@ -16,7 +16,7 @@ impl KeyService for Calls {
         request: Request<v1::CreateKeyRequest>,
     ) -> Result<Response<v1::CreateKeyResponse>, Status> {
         self.control(request, Permission::KeysCreate, |context, call, request, record| async move {
-            let new = decode_key::decode_create(request)?;
+            let new = decode_key::decode_create(request, context.clock.now())?;
             record.organization(new.organization_id);
             let issued = service::create_key(&context, &call, new).await?;
             record.key(issued.key.id, issued.key.organization_id);
@@ -54,6 +54,7 @@ impl KeyService for Calls {
     async fn get_key(&self, request: Request<v1::GetKeyRequest>) -> Result<Response<v1::GetKeyResponse>, Status> {
         self.control(request, Permission::KeysRead, |context, call, request, record| async move {
             let id = decode_key::decode_key_id("key_id", &request.key_id)?;
+            record.key_id(id);
             let key = service::get_key(&context, &call, id).await?;
             record.key(key.id, key.organization_id);
             Ok(v1::GetKeyResponse { key: Some(encode::encode_key(key, context.clock.now())) })
@@ -78,7 +79,8 @@ impl KeyService for Calls {
         request: Request<v1::UpdateKeyRequest>,
     ) -> Result<Response<v1::UpdateKeyResponse>, Status> {
         self.control(request, Permission::KeysUpdate, |context, call, request, record| async move {
-            let update = decode_key::decode_update(request)?;
+            let update = decode_key::decode_update(request, context.clock.now())?;
+            record.key_id(update.id);
             let key = service::update_key(&context, &call, update).await?;
             record.key(key.id, key.organization_id);
             Ok(v1::UpdateKeyResponse { key: Some(encode::encode_key(key, context.clock.now())) })
@@ -92,6 +94,7 @@ impl KeyService for Calls {
     ) -> Result<Response<v1::RotateKeyResponse>, Status> {
         self.control(request, Permission::KeysRotate, |context, call, request, record| async move {
             let rotate = decode_key::decode_rotate(&request)?;
+            record.key_id(rotate.id);
             let rotated = service::rotate_key(&context, &call, rotate).await?;
             record.key(rotated.key.id, rotated.key.organization_id);
             let now = context.clock.now();
@@ -110,6 +113,7 @@ impl KeyService for Calls {
     ) -> Result<Response<v1::RevokeKeyResponse>, Status> {
         self.control(request, Permission::KeysRevoke, |context, call, request, record| async move {
             let revoke = decode_key::decode_revoke(&request)?;
+            record.key_id(revoke.id);
             let (key, revision) = service::revoke_key(&context, &call, revoke).await?;
             record.key(key.id, key.organization_id);
             Ok(v1::RevokeKeyResponse { key: Some(encode::encode_key(key, context.clock.now())), revision })
@@ -135,8 +139,12 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::UsageStatsRequest>,
     ) -> Result<Response<v1::UsageStatsResponse>, Status> {
-        self.control(request, Permission::UsageRead, |context, call, request, _| async move {
+        self.control(request, Permission::UsageRead, |context, call, request, record| async move {
             let question = decode_usage::decode_stats(request, context.clock.now())?;
+            match question.subject {
+                UsageSubject::Organization(id) => record.organization(id),
+                UsageSubject::Key(id) => record.key_id(id),
+            }
             Ok(encode::encode_usage(service::usage_stats(&context, &call, &question).await?))
         })
         .await

@@ -1,13 +1,14 @@
 //! The wire: one file per service, which decode, call a use case, encode, and decide nothing.
 //!
 //! In reading order: `server` (settings and services), `listener` and `tls` (connections), `call_log` (the one line
-//! per call, and what tonic refuses by itself), `calls` (caller, deadline, error), then the services, and
+//! per call, and what tonic refuses by itself), `codec` (one member per oneof), `calls` (caller, deadline, error), then the services, and
 //! `fields`, `decode_*`, `encode` and `status` for what crosses the wire. `health` tells whether we are ready.
 //! tonic and prost types stay here.
 
 mod audit_service;
 mod call_log;
 mod calls;
+mod codec;
 mod decode_key;
 mod decode_organization;
 mod decode_usage;
@@ -24,6 +25,7 @@ mod tls;
 
 pub use self::{
     calls::Calls,
+    codec::StrictCodec,
     health::Health,
     listener::{Connections, ListenerLimits, accept},
     server::{ServerLimits, serve},

@@ -56,7 +56,9 @@ pub async fn serve(
         batch: KeyServiceServer::new(calls.clone()).max_decoding_message_size(batch),
     };
     let reflection_v1 = limits.reflection.then(|| reflection().build_v1()).transpose()?;
+    let reflection_v1 = reflection_v1.map(|service| service.max_decoding_message_size(single));
     let reflection_v1alpha = limits.reflection.then(|| reflection().build_v1alpha()).transpose()?;
+    let reflection_v1alpha = reflection_v1alpha.map(|service| service.max_decoding_message_size(single));
     Server::builder()
         .max_concurrent_streams(limits.concurrent_streams_max)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)

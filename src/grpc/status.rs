@@ -32,6 +32,16 @@ impl Refusal {
         Self { code, message: message.into(), metadata: HashMap::new(), reason, details: ErrorDetails::new() }
     }
 
+    /// A refusal of a request in which more than one of these fields is set.
+    pub fn one_of(names: &[&str]) -> Self {
+        let message = "only one member of a oneof may be set";
+        let mut refusal = Self::new(Code::InvalidArgument, "INVALID_FIELDS", message);
+        for name in names {
+            refusal.details.add_bad_request_violation(*name, format!("only one of {} may be set", names.join(", ")));
+        }
+        refusal
+    }
+
     fn with(mut self, name: &str, value: impl Into<String>) -> Self {
         self.metadata.insert(name.to_owned(), value.into());
         self
@@ -50,7 +60,7 @@ impl Refusal {
     }
 }
 
-/// The status of an error. `Internal` has been logged with the same request id before.
+/// The status of an error. Its cause has been logged with the same request id before.
 pub fn encode_error(error: &ServiceError, request_id: &str) -> Status {
     match error {
         ServiceError::InvalidArgument(violations) => invalid_argument(violations),
@@ -93,7 +103,7 @@ pub fn encode_error(error: &ServiceError, request_id: &str) -> Status {
             let message = format!("{} {} has changed since its etag was read", resource.kind, resource.name);
             Refusal::new(Code::Aborted, "ETAG_MISMATCH", message).about(resource)
         }
-        ServiceError::Unavailable { reason, may_have_happened, retry_after } => {
+        ServiceError::Unavailable { reason, may_have_happened, retry_after, cause: _ } => {
             let message = match may_have_happened {
                 true => "the service cannot tell whether it was done; read before trying again",
                 false => "the service cannot answer now; try again later",
@@ -101,6 +111,10 @@ pub fn encode_error(error: &ServiceError, request_id: &str) -> Status {
             let mut refusal = Refusal::new(Code::Unavailable, reason, message);
             refusal.details.set_retry_info(Some(*retry_after));
             refusal
+        }
+        ServiceError::DeadlineExceeded => {
+            let message = "the caller's deadline has passed; a change may have been made";
+            Refusal::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message)
         }
         ServiceError::Unimplemented { rpc } => {
             Refusal::new(Code::Unimplemented, "NOT_IMPLEMENTED", format!("{rpc} is not available in this version"))
@@ -122,10 +136,12 @@ fn invalid_argument(violations: &[Violation]) -> Refusal {
     let (field, description) = first.unwrap_or_default();
     let more = match violations.len() {
         0 | 1 => String::new(),
-        count => format!(", and {} more", count - 1),
+        count => format!("; {count} violations in all"),
     };
     let message = format!("{field}: {description}{more}");
-    let mut refusal = Refusal::new(Code::InvalidArgument, "INVALID_FIELDS", message).with("field", field);
+    let mut refusal = Refusal::new(Code::InvalidArgument, "INVALID_FIELDS", message)
+        .with("field", field)
+        .with("violations", violations.len().to_string());
     let mut bytes = 0;
     for (at, violation) in violations.iter().enumerate() {
         bytes += violation.field.len() + violation.description.len();

@@ -125,17 +125,25 @@ impl Limiter {
         Ok(())
     }
 
+    /// Drops the counters that no longer count, here and in the table.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn prune(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).forget_faded(now.minus(SLACK));
+        rate_limits::delete_faded(store.write(), now).await.map(|_| ())
+    }
+
     /// Writes the counts that changed since the last flush. What fails to be written is written with the next one.
     ///
     /// # Errors
     /// The store's own.
-    pub async fn flush(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+    pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
         let (windows, quotas, tracked) = {
             let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
             let windows = std::mem::take(&mut counts.changed_windows);
             let quotas = std::mem::take(&mut counts.changed_quotas);
             let tracked = counts.tracked(&windows, &quotas);
-            counts.forget_faded(now.minus(SLACK));
             (windows, quotas, tracked)
         };
         let result = rate_limits::upsert(store.write(), &tracked).await;
@@ -279,7 +287,9 @@ mod tests {
         let mut tracked = before.tracked(&HashSet::from([key.clone()]), &HashSet::new());
         tracked.sort_by_key(|window| window.window_start_us);
         let mut after = Counts::default();
-        tracked.into_iter().for_each(|window| after.restore(window));
+        for window in tracked {
+            after.restore(window);
+        }
         assert_eq!(after.windows.get(&key), before.windows.get(&key));
     }
 

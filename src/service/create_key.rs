@@ -16,7 +16,7 @@ use crate::{
         time::Timestamp,
     },
     random,
-    store::{Conflict, Database, StoreError, api_keys, commit, organizations},
+    store::{Conflict, Database, StoreError, api_keys, commit, key_counts, organizations},
 };
 
 /// A new key, and its secret for the one answer that shows it.
@@ -34,7 +34,6 @@ pub async fn create_key(context: &Arc<Context>, call: &Call, new: NewKey) -> Res
     guards::check_scopes(call, &new.scopes)?;
     let now = context.clock.now();
     let expire_time = new.lifetime.expire_time(now);
-    guards::check_expiry(expire_time, now, "expire_time")?;
     let (organization_id, request_id) = (new.organization_id, new.request_id);
     let work = issue(context.clone(), call.clone(), new, expire_time, now);
     match context.run_to_end(work).await {
@@ -54,7 +53,7 @@ async fn issue(
     now: Timestamp,
 ) -> Result<IssuedKey, ServiceError> {
     let transaction = context.store.begin().await?;
-    let organization = open_organization(&transaction, call.caller.reach(), new.organization_id).await?;
+    let organization = find_open(&transaction, call.caller.reach(), new.organization_id).await?;
     if let Some(request_id) = new.request_id
         && api_keys::find_by_request_id(&transaction, organization.id, request_id).await?.is_some()
     {
@@ -78,15 +77,23 @@ async fn issue(
     Ok(IssuedKey { key, secret })
 }
 
-/// The organization, if the caller may know of it and it is active.
-pub(super) async fn open_organization(
+/// The organization, if the caller may know of it and it is active; it stays so until the transaction ends.
+/// One with a key cap is locked for this transaction alone, so that two creations cannot both take its last place;
+/// those without share the lock, and do not queue.
+pub(super) async fn find_open(
     transaction: &impl Database,
     reach: Reach,
     id: OrganizationId,
 ) -> Result<Organization, ServiceError> {
     let resource = Resource::organization(id);
-    let found = organizations::find_by_id(transaction, reach, id).await?;
-    let organization = found.ok_or_else(|| ServiceError::NotFound(resource.clone()))?;
+    let missing = || ServiceError::NotFound(resource.clone());
+    let unlocked = organizations::find_by_id(transaction, reach, id).await?.ok_or_else(missing)?;
+    let locked = if unlocked.max_keys > 0 {
+        organizations::find_locked(transaction, reach, id).await?
+    } else {
+        organizations::find_shared(transaction, reach, id).await?
+    };
+    let organization = locked.ok_or_else(missing)?;
     if organization.active {
         return Ok(organization);
     }
@@ -97,14 +104,10 @@ pub(super) async fn open_organization(
     })
 }
 
-/// Refuses a key beyond the cap. Organizations with a cap create one key at a time; those without do not queue.
+/// Refuses a key beyond the cap.
 async fn check_cap(transaction: &impl Database, organization: &Organization) -> Result<(), ServiceError> {
-    if organization.max_keys == 0 {
-        return Ok(());
-    }
-    let locked = organizations::find_locked(transaction, Reach::All, organization.id).await?;
-    let max_keys = locked.map_or(0, |organization| organization.max_keys);
-    if max_keys > 0 && api_keys::count(transaction, organization.id).await? >= max_keys {
+    let max_keys = organization.max_keys;
+    if max_keys > 0 && key_counts::count(transaction, organization.id).await? >= max_keys {
         return Err(ServiceError::KeyCapReached { organization: organization.id, max_keys });
     }
     Ok(())
@@ -132,7 +135,7 @@ fn record(
         owner_id: new.owner_id,
         allowed_cidrs: new.allowed_cidrs,
         rate_limits: new.rate_limits,
-        refill_time: new.credits.and_then(|credits| credits.refill).map(|refill| refill.next_after(now)),
+        refill_time: new.credits.and_then(|credits| credits.refill).map(|refill| refill.interval.next_after(now)),
         credits: new.credits,
         create_time: now,
         update_time: now,

@@ -28,13 +28,20 @@ pub async fn create_organization(
     let now = context.clock.now();
     let request_id = new.request_id;
     match context.run_to_end(insert(context.clone(), call.clone(), new, now)).await {
-        Err(ServiceError::AlreadyExists { reason, field: "request_id", .. }) => {
+        Err(ServiceError::AlreadyExists { reason, field, resource }) => {
+            // A repeat that races its first call may find the slug taken before it finds its own request id.
             let first = match request_id {
                 Some(id) => organizations::find_by_request_id(context.store.write(), id).await?,
                 None => None,
             };
-            let resource = first.map(|organization| Resource::organization(organization.id));
-            Err(ServiceError::AlreadyExists { reason, field: "request_id", resource })
+            Err(match first {
+                Some(first) => ServiceError::AlreadyExists {
+                    reason: "REQUEST_ID_REUSED",
+                    field: "request_id",
+                    resource: Some(Resource::organization(first.id)),
+                },
+                None => ServiceError::AlreadyExists { reason, field, resource },
+            })
         }
         Err(error) => Err(error),
         Ok(organization) => Ok(CountedOrganization { organization, key_count: 0 }),
@@ -92,6 +99,7 @@ fn taken(conflict: Conflict) -> ServiceError {
         Conflict::Email => ("EMAIL_TAKEN", "email"),
         Conflict::RequestId => ("REQUEST_ID_REUSED", "request_id"),
         Conflict::Digest => ("DIGEST_TAKEN", "digest"),
+        Conflict::Id => ("ID_TAKEN", "id"),
     };
     ServiceError::AlreadyExists { reason, field, resource: None }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Call, Context, CountedOrganization, Resource, ServiceError, guards, update_organization::system_is_fixed};
 use crate::{
     domain::{audit::AuditAction, ids::OrganizationId, time::Timestamp},
-    store::{api_keys, commit, organizations, rate_limits, usage},
+    store::{api_keys, commit, key_counts, organizations, rate_limits, rotations, usage},
 };
 
 /// Deletes an organization; gives it as it was.
@@ -41,15 +41,16 @@ async fn delete(
         return Err(system_is_fixed(resource, "the organization system cannot be deleted"));
     }
     guards::check_etag(etag, organization.etag, resource.clone())?;
-    let keys = api_keys::count_all(&transaction, id).await?;
+    let keys = key_counts::count_all(&transaction, id).await?;
     if keys > 0 && !force {
         return Err(ServiceError::FailedPrecondition {
             reason: "ORGANIZATION_HAS_KEYS",
             resource,
-            description: format!("the organization has {keys} keys, revoked ones included; force deletes them too"),
+            description: "the organization has keys, revoked ones included; force deletes them too".to_owned(),
         });
     }
-    let key_count = api_keys::count(&transaction, id).await?;
+    rotations::lock_organization(&transaction, id).await?;
+    let key_count = key_counts::count(&transaction, id).await?;
     api_keys::delete_of_organization(&transaction, id).await?;
     usage::delete_of_organization(&transaction, id).await?;
     rate_limits::delete_of_organization(&transaction, id).await?;

@@ -71,8 +71,10 @@ pub enum ServiceError {
     KeyCapReached { organization: OrganizationId, max_keys: i64 },
     /// The resource has changed since the caller read it.
     EtagMismatch(Resource),
-    /// The service does not know: the database could not answer.
-    Unavailable { reason: &'static str, may_have_happened: bool, retry_after: Duration },
+    /// The service does not know: the database could not answer. The cause is for the log, and may be empty.
+    Unavailable { reason: &'static str, may_have_happened: bool, retry_after: Duration, cause: String },
+    /// The caller's own deadline has passed.
+    DeadlineExceeded,
     /// An rpc of the contract that this version does not have yet.
     Unimplemented { rpc: &'static str },
     /// Anything unforeseen; the text is for the log.
@@ -85,32 +87,32 @@ impl ServiceError {
         Self::InvalidArgument(vec![Violation::new(field, reason)])
     }
 
-    /// The service has not heard from its database yet.
+    /// The service cannot answer, for a reason that says it all; nothing was done.
     #[must_use]
-    pub const fn not_ready() -> Self {
-        Self::Unavailable { reason: "NOT_READY", may_have_happened: false, retry_after: RETRY_AFTER }
+    pub const fn unavailable(reason: &'static str) -> Self {
+        Self::Unavailable { reason, may_have_happened: false, retry_after: RETRY_AFTER, cause: String::new() }
     }
 
     /// The service's own time for the call ran out. A mutation goes on by itself and may come through.
     #[must_use]
     pub const fn timed_out() -> Self {
-        Self::Unavailable { reason: "TIMED_OUT", may_have_happened: true, retry_after: RETRY_AFTER }
+        Self::Unavailable {
+            reason: "TIMED_OUT",
+            may_have_happened: true,
+            retry_after: RETRY_AFTER,
+            cause: String::new(),
+        }
     }
 }
 
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Unavailable { may_have_happened, source } => {
-                tracing::warn!(error = %source, "the database could not answer");
-                Self::Unavailable { reason: "DATABASE_UNAVAILABLE", may_have_happened, retry_after: RETRY_AFTER }
-            }
-            StoreError::Corrupt(row) => {
-                tracing::error!(row, "a row cannot be read");
-                Self::Unavailable { reason: "ROW_UNREADABLE", may_have_happened: false, retry_after: RETRY_AFTER }
-            }
-            StoreError::Conflict(conflict) => Self::Internal(format!("a conflict that nobody expected: {conflict:?}")),
-            StoreError::Unforeseen(source) => Self::Internal(source.to_string()),
-        }
+        let cause = error.chain();
+        let (reason, may_have_happened) = match error {
+            StoreError::Unavailable { may_have_happened, .. } => ("DATABASE_UNAVAILABLE", may_have_happened),
+            StoreError::Corrupt(_) => ("ROW_UNREADABLE", false),
+            StoreError::Conflict(_) | StoreError::Unforeseen(_) => return Self::Internal(cause),
+        };
+        Self::Unavailable { reason, may_have_happened, retry_after: RETRY_AFTER, cause }
     }
 }

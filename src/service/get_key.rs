@@ -12,6 +12,6 @@ use crate::{
 /// `NotFound` where there is none that the caller may know of.
 pub async fn get_key(context: &Context, call: &Call, id: KeyId) -> Result<ApiKey, ServiceError> {
     let found = api_keys::find(context.store.control(), call.caller.reach(), id).await?;
-    let keys = guards::with_credits(context, found.into_iter().collect()).await?;
+    let keys = guards::with_credits(context.store.control(), found.into_iter().collect()).await?;
     keys.into_iter().next().ok_or_else(|| ServiceError::NotFound(Resource::key(id)))
 }

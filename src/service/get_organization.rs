@@ -3,7 +3,7 @@
 use super::{Call, Context, Resource, ServiceError};
 use crate::{
     domain::organization::{Organization, OrganizationSelector},
-    store::{api_keys, organizations},
+    store::{Database, key_counts, organizations},
 };
 
 /// An organization and how many keys it has that are not revoked.
@@ -28,14 +28,15 @@ pub async fn get_organization(
         OrganizationSelector::Slug(text) | OrganizationSelector::Email(text) => text,
     };
     let organization = found.ok_or(ServiceError::NotFound(Resource { kind: "organization", name }))?;
-    counted(context, organization).await
+    counted(context.store.control(), organization).await
 }
 
-/// Counts an organization's keys.
+/// Counts an organization's keys. A mutation does so within its transaction: what fails after the commit would be
+/// reported as if nothing had been done.
 pub(super) async fn counted(
-    context: &Context,
+    db: &impl Database,
     organization: Organization,
 ) -> Result<CountedOrganization, ServiceError> {
-    let key_count = api_keys::count(context.store.control(), organization.id).await?;
+    let key_count = key_counts::count(db, organization.id).await?;
     Ok(CountedOrganization { organization, key_count })
 }

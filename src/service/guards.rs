@@ -1,32 +1,23 @@
-//! Checks that several mutations share: etags, expiry, scopes handed out, and the last admin key.
+//! Checks that several mutations share: etags, scopes handed out, and the last admin key.
 //! Those about rows belong inside the mutation's transaction, after the row has been locked.
 
-use super::{Call, Context, Resource, ServiceError};
+use super::{Call, Resource, ServiceError};
 use crate::{
     domain::{
-        Invalid,
         audit::{AuditAction, NewAuditEvent},
-        ids::{OrganizationId, RecordId},
+        ids::{KeyId, OrganizationId, RecordId},
         key::{ApiKey, StoredStatus},
         permission::{Reach, is_admin},
         scope::Scope,
         time::Timestamp,
     },
     random,
-    store::{Database, api_keys, audit_events, organizations},
+    store::{Database, api_keys, audit_events, key_counts, organizations, rotations},
 };
 
 /// Refuses where the caller read another version. No etag means that the caller does not mind.
 pub fn check_etag(wanted: Option<i64>, found: i64, resource: Resource) -> Result<(), ServiceError> {
     if wanted.is_none_or(|wanted| wanted == found) { Ok(()) } else { Err(ServiceError::EtagMismatch(resource)) }
-}
-
-/// Refuses an expiry that is not ahead.
-pub fn check_expiry(expire_time: Option<Timestamp>, now: Timestamp, field: &str) -> Result<(), ServiceError> {
-    if expire_time.is_none_or(|end| end > now) {
-        return Ok(());
-    }
-    Err(ServiceError::invalid(field, Invalid::new("must be in the future")))
 }
 
 /// Refuses to hand out a `keystead.` scope that the caller does not hold.
@@ -44,21 +35,14 @@ pub fn is_lasting_admin(key: &ApiKey) -> bool {
     key.organization_id == OrganizationId::SYSTEM
         && key.stored_status == StoredStatus::Active
         && key.expire_time.is_none()
+        && key.allowed_cidrs.is_empty()
         && is_admin(&key.scopes)
 }
 
-/// Makes changes to keys of `system` queue, so that two of them cannot each take the other for the last admin key.
-pub async fn lock_admins(transaction: &impl Database, key: &ApiKey) -> Result<(), ServiceError> {
-    if key.organization_id == OrganizationId::SYSTEM {
-        organizations::find_locked(transaction, Reach::All, OrganizationId::SYSTEM).await?;
-    }
-    Ok(())
-}
-
 /// Refuses a change, already made in this transaction, that leaves no lasting admin key. `before` is the key as it
-/// was; call [`lock_admins`] first.
+/// was, from [`find_for_change`].
 pub async fn check_admin_left(transaction: &impl Database, before: &ApiKey) -> Result<(), ServiceError> {
-    if !is_lasting_admin(before) || api_keys::count_admins(transaction).await? > 0 {
+    if !is_lasting_admin(before) || key_counts::count_admins(transaction).await? > 0 {
         return Ok(());
     }
     Err(ServiceError::FailedPrecondition {
@@ -90,10 +74,34 @@ pub async fn audit(
     Ok(())
 }
 
+/// A key that is about to change, locked together with the keys that it replaced, and with the organization `system`
+/// where it is one of its keys: two changes of admin keys must not each take the other for the last one.
+/// Locks are taken in one order everywhere: organization, keys by id, change counter.
+pub async fn find_for_change(
+    transaction: &impl Database,
+    call: &Call,
+    id: KeyId,
+    etag: Option<i64>,
+) -> Result<ApiKey, ServiceError> {
+    let missing = || ServiceError::NotFound(Resource::key(id));
+    let reach = call.caller.reach();
+    let unlocked = api_keys::find(transaction, reach, id).await?.ok_or_else(missing)?;
+    if unlocked.organization_id == OrganizationId::SYSTEM {
+        organizations::find_locked(transaction, Reach::All, OrganizationId::SYSTEM).await?;
+    }
+    rotations::lock_chain(transaction, id).await?;
+    let key = api_keys::find(transaction, reach, id).await?.ok_or_else(missing)?;
+    // Revoking is idempotent: on a revoked key the etag does not matter, and whatever else is refused anyway.
+    if key.stored_status != StoredStatus::Revoked {
+        check_etag(etag, key.etag, Resource::key(id))?;
+    }
+    Ok(key)
+}
+
 /// Keys as they are shown: one that was rotated shows the credits that the newest key of its chain holds.
-pub async fn with_credits(context: &Context, mut keys: Vec<ApiKey>) -> Result<Vec<ApiKey>, ServiceError> {
+pub async fn with_credits(db: &impl Database, mut keys: Vec<ApiKey>) -> Result<Vec<ApiKey>, ServiceError> {
     let holders: Vec<_> = keys.iter().filter(|key| key.credits.is_some()).filter_map(|key| key.successor_id).collect();
-    let held = api_keys::find_credits(context.store.control(), &holders).await?;
+    let held = rotations::find_credits(db, &holders).await?;
     for key in &mut keys {
         let holder = held.iter().find(|(id, ..)| Some(*id) == key.successor_id && key.credits.is_some());
         if let Some((_, credits, refill_time)) = holder {
@@ -101,4 +109,10 @@ pub async fn with_credits(context: &Context, mut keys: Vec<ApiKey>) -> Result<Ve
         }
     }
     Ok(keys)
+}
+
+/// One key as it is shown.
+pub async fn shown(db: &impl Database, key: ApiKey) -> Result<ApiKey, ServiceError> {
+    let keys = with_credits(db, vec![key.clone()]).await?;
+    Ok(keys.into_iter().next().unwrap_or(key))
 }

@@ -50,7 +50,7 @@ async fn create(context: Arc<Context>, now: Timestamp) -> Result<Secret, Service
         return Err(initialized());
     }
     organizations::insert(&transaction, &organization, None).await.map_err(|error| match error {
-        StoreError::Conflict(Conflict::Slug) => initialized(),
+        StoreError::Conflict(Conflict::Slug | Conflict::Id) => initialized(),
         other => other.into(),
     })?;
     let secret = Secret::generate(&organization.secret_prefix, Environment::Live, &random::secret_bytes());

@@ -4,7 +4,7 @@ use super::{Call, Context, Resource, ServiceError, guards};
 use crate::{
     domain::{
         key::{ApiKey, KeyFilter},
-        page::PageRequest,
+        page::{PageRequest, Position},
     },
     store::{api_keys, organizations},
 };
@@ -29,6 +29,15 @@ pub async fn list_keys(
     }
     let page = PageRequest { size, after };
     let page = api_keys::list(context.store.control(), reach, filter, context.clock.now(), &page).await?;
+    let page = page.bounded(bytes_of, |key| Position { sort: key.create_time.micros(), id: key.id.to_string() });
     let next = page.next.map(|position| tokens.encode(&position, &list)).unwrap_or_default();
-    Ok((guards::with_credits(context, page.rows).await?, next))
+    Ok((guards::with_credits(context.store.control(), page.rows).await?, next))
+}
+
+/// About what a key takes on the wire.
+fn bytes_of(key: &ApiKey) -> usize {
+    let metadata: usize = key.metadata.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let scopes: usize = key.scopes.iter().map(|scope| scope.as_str().len()).sum();
+    let texts = key.name.len() + key.owner_id.len() + key.revocation.as_ref().map_or(0, |end| end.note.len());
+    400 + metadata + scopes + texts + 50 * key.allowed_cidrs.len() + 90 * key.rate_limits.len()
 }

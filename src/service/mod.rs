@@ -37,6 +37,9 @@ use crate::{
     verify::{Feed, Records},
 };
 
+/// Where a record comes from; asked for by the wire, obeyed by `verify`.
+pub use crate::verify::Freshness;
+
 pub use self::{
     authenticate::{Credential, authenticate},
     create_key::{IssuedKey, create_key},
@@ -66,7 +69,7 @@ pub struct Context {
     pub feed: Arc<Feed>,
     pub limiter: Limiter,
     pub recorder: Recorder,
-    /// Set once the database has answered for the first time.
+    /// Set once everything that a call needs has been read from the database; until then every call is refused.
     pub page_tokens: OnceLock<PageTokens>,
     /// Mutations under way; a shutdown waits for them.
     pub mutations: TaskTracker,
@@ -88,9 +91,15 @@ impl Call {
 }
 
 impl Context {
+    /// Whether calls can be answered.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.page_tokens.get().is_some()
+    }
+
     /// The tokens of lists; `Unavailable` before the database has answered for the first time.
     fn page_tokens(&self) -> Result<&PageTokens, ServiceError> {
-        self.page_tokens.get().ok_or_else(ServiceError::not_ready)
+        self.page_tokens.get().ok_or_else(|| ServiceError::unavailable("NOT_READY"))
     }
 
     /// Runs a mutation to its end, also when whoever awaits it is dropped, so that no transaction lives in a future

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Call, Context, Resource, ServiceError, guards};
+use super::{Call, Context, ServiceError, guards};
 use crate::{
     domain::{
         audit::AuditAction,
@@ -30,9 +30,7 @@ pub struct RevokeKey {
 /// `NotFound`, `EtagMismatch`, and `FailedPrecondition` for the last admin key.
 pub async fn revoke_key(context: &Arc<Context>, call: &Call, revoke: RevokeKey) -> Result<(ApiKey, i64), ServiceError> {
     let now = context.clock.now();
-    let (key, revision) = context.run_to_end(end(context.clone(), call.clone(), revoke, now)).await?;
-    let shown = guards::with_credits(context, vec![key.clone()]).await?;
-    Ok((shown.into_iter().next().unwrap_or(key), revision))
+    context.run_to_end(end(context.clone(), call.clone(), revoke, now)).await
 }
 
 async fn end(
@@ -41,17 +39,11 @@ async fn end(
     revoke: RevokeKey,
     now: Timestamp,
 ) -> Result<(ApiKey, i64), ServiceError> {
-    let resource = Resource::key(revoke.id);
     let transaction = context.store.begin().await?;
-    let reach = call.caller.reach();
-    let missing = || ServiceError::NotFound(resource.clone());
-    let unlocked = api_keys::find(&transaction, reach, revoke.id).await?.ok_or_else(missing)?;
-    guards::lock_admins(&transaction, &unlocked).await?;
-    let before = api_keys::find_locked(&transaction, reach, revoke.id).await?.ok_or_else(missing)?;
+    let before = guards::find_for_change(&transaction, &call, revoke.id, revoke.etag).await?;
     let digest = api_keys::find_digest(&transaction, before.id).await?;
     let mut after = before.clone();
     if before.stored_status != StoredStatus::Revoked {
-        guards::check_etag(revoke.etag, before.etag, resource)?;
         let by = call.caller.key_id.to_string();
         let revocation = Revocation { time: now, by, reason: revoke.reason, note: revoke.note };
         after.etag = before.etag + 1;
@@ -64,6 +56,7 @@ async fn end(
         let detail = json!({"reason": revoke.reason.as_str()});
         guards::audit(&transaction, &call, now, AuditAction::KeyRevoke, id, organization, &detail).await?;
     }
+    let after = guards::shown(&transaction, after).await?;
     let revision = key_changes::find_revision(&transaction).await?;
     let committed = commit(transaction).await;
     // Also after a repeat: what made this key revoked may have been SQL that the feed has not brought yet.

@@ -6,17 +6,17 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::json;
 
-use super::{Call, Context, Resource, ServiceError, create_key::open_organization, guards};
+use super::{Call, Context, Resource, ServiceError, create_key::find_open, guards};
 use crate::{
     domain::{
         audit::AuditAction,
         ids::KeyId,
-        key::{ApiKey, KeyStatus, Revocation, RevocationReason},
+        key::{ApiKey, KeyStatus, Revocation, RevocationReason, StoredStatus},
         secret::Secret,
         time::Timestamp,
     },
     random,
-    store::{Database, api_keys, commit},
+    store::{Database, api_keys, commit, rotations},
 };
 
 /// What to rotate.
@@ -51,17 +51,15 @@ async fn replace(
     rotate: RotateKey,
     now: Timestamp,
 ) -> Result<RotatedKey, ServiceError> {
-    let resource = Resource::key(rotate.id);
     let transaction = context.store.begin().await?;
     let reach = call.caller.reach();
-    let missing = || ServiceError::NotFound(resource.clone());
-    let unlocked = api_keys::find(&transaction, reach, rotate.id).await?.ok_or_else(missing)?;
-    guards::lock_admins(&transaction, &unlocked).await?;
-    let before = api_keys::find_locked(&transaction, reach, rotate.id).await?.ok_or_else(missing)?;
+    let found = api_keys::find(&transaction, reach, rotate.id).await?;
+    let owner = found.ok_or_else(|| ServiceError::NotFound(Resource::key(rotate.id)))?.organization_id;
+    let organization = find_open(&transaction, reach, owner).await;
+    let before = guards::find_for_change(&transaction, &call, rotate.id, rotate.etag).await?;
     guards::check_scopes(&call, &before.scopes)?;
-    guards::check_etag(rotate.etag, before.etag, resource.clone())?;
-    check_state(&before, now, resource)?;
-    let organization = open_organization(&transaction, reach, before.organization_id).await?;
+    check_state(&before, now)?;
+    let organization = organization?;
     let secret = Secret::generate(&organization.secret_prefix, before.environment, &random::secret_bytes());
     let prefix = organization.secret_prefix.with_environment(before.environment);
     let key = successor(&before, prefix, &secret, &call, now);
@@ -69,11 +67,12 @@ async fn replace(
     let previous = retire(&transaction, &before, &key, rotate.overlap, &call, now).await?;
     guards::check_admin_left(&transaction, &before).await?;
     let old_digest = api_keys::find_digest(&transaction, before.id).await?;
-    let (old, new, owner) = (before.id.to_string(), key.id.to_string(), before.organization_id);
+    let (old, new) = (before.id.to_string(), key.id.to_string());
     let detail = json!({"new_key_id": new, "overlap_seconds": rotate.overlap.as_secs()});
     guards::audit(&transaction, &call, now, AuditAction::KeyRotate, old.clone(), owner, &detail).await?;
     let detail = json!({"rotated_from_id": old});
     guards::audit(&transaction, &call, now, AuditAction::KeyCreate, new, owner, &detail).await?;
+    let previous = guards::shown(&transaction, previous).await?;
     let committed = commit(transaction).await;
     context.records.evict_key(&secret.digest());
     if let Some(digest) = old_digest {
@@ -83,7 +82,7 @@ async fn replace(
     Ok(RotatedKey { key, secret, previous })
 }
 
-fn check_state(key: &ApiKey, now: Timestamp, resource: Resource) -> Result<(), ServiceError> {
+fn check_state(key: &ApiKey, now: Timestamp) -> Result<(), ServiceError> {
     let (reason, description) = match key.status(now) {
         KeyStatus::Revoked => ("KEY_REVOKED", "the key is revoked, which is final"),
         KeyStatus::Expired => ("KEY_EXPIRED", "the key has expired"),
@@ -92,6 +91,7 @@ fn check_state(key: &ApiKey, now: Timestamp, resource: Resource) -> Result<(), S
         }
         KeyStatus::Active | KeyStatus::Disabled => return Ok(()),
     };
+    let resource = Resource::key(key.id);
     Err(ServiceError::FailedPrecondition { reason, resource, description: description.to_owned() })
 }
 
@@ -130,13 +130,13 @@ async fn retire(
             note: String::new(),
         };
         api_keys::update_revoked(transaction, before.id, &revocation, etag).await?;
-        previous.stored_status = crate::domain::key::StoredStatus::Revoked;
+        previous.stored_status = StoredStatus::Revoked;
         previous.revocation = Some(revocation);
     } else {
         let end = now.plus(overlap);
         previous.expire_time = Some(before.expire_time.map_or(end, |own| own.min(end)));
         api_keys::update(transaction, &previous).await?;
     }
-    api_keys::update_successor(transaction, before.id, newest.id).await?;
+    rotations::update_successor(transaction, before.id, newest.id).await?;
     Ok(previous)
 }

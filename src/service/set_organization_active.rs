@@ -14,7 +14,7 @@ use crate::{
     store::{commit, organizations},
 };
 
-/// Sets the active flag of an organization.
+/// Sets the active flag of an organization. Where it has that value already, the etag does not matter.
 ///
 /// # Errors
 /// `NotFound`, `EtagMismatch`, and `FailedPrecondition` for deactivating `system`.
@@ -26,8 +26,7 @@ pub async fn set_organization_active(
     etag: Option<i64>,
 ) -> Result<CountedOrganization, ServiceError> {
     let now = context.clock.now();
-    let organization = context.run_to_end(set(context.clone(), call.clone(), id, active, etag, now)).await?;
-    counted(context, organization).await
+    context.run_to_end(set(context.clone(), call.clone(), id, active, etag, now)).await
 }
 
 async fn set(
@@ -37,7 +36,7 @@ async fn set(
     active: bool,
     etag: Option<i64>,
     now: Timestamp,
-) -> Result<Organization, ServiceError> {
+) -> Result<CountedOrganization, ServiceError> {
     let resource = Resource::organization(id);
     let transaction = context.store.begin().await?;
     let found = organizations::find_locked(&transaction, call.caller.reach(), id).await?;
@@ -46,13 +45,14 @@ async fn set(
         return Err(system_is_fixed(resource, "the organization system cannot be deactivated"));
     }
     if before.active == active {
-        return Ok(before);
+        return counted(&transaction, before).await;
     }
     guards::check_etag(etag, before.etag, resource)?;
     let after = Organization { active, update_time: now, etag: before.etag + 1, ..before };
     organizations::update(&transaction, &after).await?;
     let action = if active { AuditAction::OrganizationActivate } else { AuditAction::OrganizationDeactivate };
     guards::audit(&transaction, &call, now, action, id.to_string(), id, &json!({})).await?;
+    let after = counted(&transaction, after).await?;
     let committed = commit(transaction).await;
     context.records.evict_organization(id);
     committed?;

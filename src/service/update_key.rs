@@ -13,7 +13,7 @@ use crate::{
         key::{ApiKey, KeyChanges, StoredStatus},
         time::Timestamp,
     },
-    store::{api_keys, commit},
+    store::{api_keys, commit, rotations},
 };
 
 /// What to change.
@@ -30,27 +30,18 @@ pub struct UpdateKey {
 /// `NotFound`; `PermissionDenied` where the key has, or is to get, a scope beyond the caller's own; `EtagMismatch`;
 /// `FailedPrecondition` for a revoked key, for the credits of a rotated one, and for the last admin key.
 pub async fn update_key(context: &Arc<Context>, call: &Call, update: UpdateKey) -> Result<ApiKey, ServiceError> {
-    let now = context.clock.now();
-    guards::check_expiry(update.changes.expire_time.flatten(), now, "key.expire_time")?;
     if let Some(scopes) = &update.changes.scopes {
         guards::check_scopes(call, scopes)?;
     }
-    let key = context.run_to_end(change(context.clone(), call.clone(), update, now)).await?;
-    let shown = guards::with_credits(context, vec![key.clone()]).await?;
-    Ok(shown.into_iter().next().unwrap_or(key))
+    let now = context.clock.now();
+    context.run_to_end(change(context.clone(), call.clone(), update, now)).await
 }
 
 async fn change(context: Arc<Context>, call: Call, update: UpdateKey, now: Timestamp) -> Result<ApiKey, ServiceError> {
-    let resource = Resource::key(update.id);
     let transaction = context.store.begin().await?;
-    let reach = call.caller.reach();
-    let missing = || ServiceError::NotFound(resource.clone());
-    let unlocked = api_keys::find(&transaction, reach, update.id).await?.ok_or_else(missing)?;
-    guards::lock_admins(&transaction, &unlocked).await?;
-    let before = api_keys::find_locked(&transaction, reach, update.id).await?.ok_or_else(missing)?;
+    let before = guards::find_for_change(&transaction, &call, update.id, update.etag).await?;
     guards::check_scopes(&call, &before.scopes)?;
-    guards::check_etag(update.etag, before.etag, resource.clone())?;
-    check_state(&before, &update.changes, resource.clone())?;
+    check_state(&before, &update.changes)?;
     let paths = update.changes.paths();
     let sets_credits = update.changes.credits.is_some();
     let mut after = update.changes.apply(before.clone());
@@ -58,17 +49,18 @@ async fn change(context: Arc<Context>, call: Call, update: UpdateKey, now: Times
     after.etag = before.etag + 1;
     if sets_credits {
         let refill = after.credits.and_then(|credits| credits.refill);
-        after.refill_time = refill.map(|refill| refill.next_after(now));
+        after.refill_time = refill.map(|refill| refill.interval.next_after(now));
     }
     api_keys::update(&transaction, &after).await?;
     guards::check_admin_left(&transaction, &before).await?;
     let mut digests: Vec<Digest> = api_keys::find_digest(&transaction, before.id).await?.into_iter().collect();
     if sets_credits {
-        digests.extend(api_keys::update_predecessors(&transaction, after.id, after.credits.is_some()).await?);
+        digests.extend(rotations::update_predecessors(&transaction, after.id, after.credits.is_some()).await?);
     }
     let (id, organization) = (before.id.to_string(), before.organization_id);
     let detail = json!({"changed": paths});
     guards::audit(&transaction, &call, now, AuditAction::KeyUpdate, id, organization, &detail).await?;
+    let after = guards::shown(&transaction, after).await?;
     let committed = commit(transaction).await;
     for digest in &digests {
         context.records.evict_key(digest);
@@ -77,7 +69,8 @@ async fn change(context: Arc<Context>, call: Call, update: UpdateKey, now: Times
     Ok(after)
 }
 
-fn check_state(key: &ApiKey, changes: &KeyChanges, resource: Resource) -> Result<(), ServiceError> {
+fn check_state(key: &ApiKey, changes: &KeyChanges) -> Result<(), ServiceError> {
+    let resource = Resource::key(key.id);
     if key.stored_status == StoredStatus::Revoked {
         return Err(ServiceError::FailedPrecondition {
             reason: "KEY_REVOKED",

@@ -37,8 +37,7 @@ pub async fn update_organization(
     update: UpdateOrganization,
 ) -> Result<CountedOrganization, ServiceError> {
     let now = context.clock.now();
-    let organization = context.run_to_end(change(context.clone(), call.clone(), update, now)).await?;
-    counted(context, organization).await
+    context.run_to_end(change(context.clone(), call.clone(), update, now)).await
 }
 
 async fn change(
@@ -46,7 +45,7 @@ async fn change(
     call: Call,
     update: UpdateOrganization,
     now: Timestamp,
-) -> Result<Organization, ServiceError> {
+) -> Result<CountedOrganization, ServiceError> {
     let resource = Resource::organization(update.id);
     let transaction = context.store.begin().await?;
     let found = organizations::find_locked(&transaction, call.caller.reach(), update.id).await?;
@@ -61,8 +60,9 @@ async fn change(
     organizations::update(&transaction, &after).await.map_err(of_insert)?;
     let (id, detail) = (after.id.to_string(), json!({"changed": paths}));
     guards::audit(&transaction, &call, now, AuditAction::OrganizationUpdate, id, after.id, &detail).await?;
+    let after = counted(&transaction, after).await?;
     let committed = commit(transaction).await;
-    context.records.evict_organization(after.id);
+    context.records.evict_organization(after.organization.id);
     committed?;
     Ok(after)
 }

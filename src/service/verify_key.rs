@@ -18,7 +18,10 @@ use crate::{
         usage::UsageEvent,
     },
     limits::{Charge, Limits},
-    store::credits::{self, Spent},
+    store::{
+        credits::{self, Balance, Spent},
+        key_changes,
+    },
     verify::Freshness,
 };
 
@@ -85,8 +88,7 @@ async fn find(
     let Some(digest) = &verification.digest else {
         return Ok(None);
     };
-    let behind = verification.min_revision.is_some_and(|wanted| wanted > context.feed.position());
-    let freshness = if behind { Freshness::Fresh } else { verification.freshness };
+    let freshness = freshness(context, verification).await?;
     let Some(key) = context.records.find_key(digest, freshness).await? else {
         return Ok(None);
     };
@@ -95,6 +97,18 @@ async fn find(
     }
     let organization = context.records.find_organization(key.organization_id, freshness).await?;
     Ok(organization.map(|organization| (key, organization)))
+}
+
+/// Where the answer has to come from. A revision that the feed has not brought yet is looked for in the database; one
+/// that the database has not reached either cannot be answered from.
+async fn freshness(context: &Context, verification: &Verification) -> Result<Freshness, ServiceError> {
+    let Some(wanted) = verification.min_revision.filter(|wanted| *wanted > context.feed.position()) else {
+        return Ok(verification.freshness);
+    };
+    if key_changes::find_revision(context.store.verify()).await? < wanted {
+        return Err(ServiceError::unavailable("REVISION_NOT_REACHED"));
+    }
+    Ok(Freshness::Fresh)
 }
 
 fn denied(outcome: Outcome, key: Option<Arc<ApiKey>>) -> Verified {
@@ -122,13 +136,12 @@ async fn charge(
         return Ok(verified);
     }
     if key.credits.is_some() {
-        let spent = spend(context, key, verification.cost, now).await;
-        if !matches!(spent, Ok((_, true))) && limits.monthly_quota > 0 {
-            context.limiter.refund_quota(organization.id, verification.cost, now);
-        }
-        let (remaining, enough) = spent?;
+        let hold = QuotaHold { context, organization, cost: verification.cost, now };
+        let (remaining, enough) = spend(context, key, verification.cost, now).await?;
         verified.credits_remaining = remaining;
-        if !enough {
+        if enough {
+            std::mem::forget(hold);
+        } else {
             verified.outcome = Outcome::CreditsExhausted;
         }
     } else if !bounded {
@@ -137,10 +150,28 @@ async fn charge(
     Ok(verified)
 }
 
+/// Gives the quota back when it is dropped: where credits deny the verification, cannot be told, or the caller hangs
+/// up meanwhile.
+struct QuotaHold<'a> {
+    context: &'a Context,
+    organization: &'a Organization,
+    cost: i64,
+    now: Timestamp,
+}
+
+impl Drop for QuotaHold<'_> {
+    fn drop(&mut self) {
+        if self.organization.monthly_quota > 0 {
+            self.context.limiter.refund_quota(self.organization.id, self.cost, self.now);
+        }
+    }
+}
+
 /// The key's limits, all or those that are named, then the organization's.
 fn limits<'a>(key: &'a ApiKey, organization: &'a Organization, names: &[String]) -> Result<Limits<'a>, ServiceError> {
     let unknown = |name: &String| !key.rate_limits.iter().any(|limit| limit.name == *name);
-    let refuse = |at| Violation::new(format!("limit_names[{at}]"), Invalid::new("must be the name of a limit of the key"));
+    let refuse =
+        |at| Violation::new(format!("limit_names[{at}]"), Invalid::new("must be the name of a limit of the key"));
     let violations: Vec<Violation> =
         names.iter().enumerate().filter(|(_, name)| unknown(name)).map(|(at, _)| refuse(at)).collect();
     if !violations.is_empty() {
@@ -163,18 +194,18 @@ async fn spend(
     cost: i64,
     now: Timestamp,
 ) -> Result<(Option<i64>, bool), ServiceError> {
-    let refill = key.credits.and_then(|credits| credits.refill);
     let mut holder: KeyId = key.credits_id();
     for _ in 0..MOVES_MAX {
         let spent = match cost {
-            0 => credits::remaining(context.store.verify(), holder, now).await?,
-            cost => credits::spend(context.store.write(), holder, cost, refill, now).await?,
+            0 => Spent::Refused(credits::balance(context.store.verify(), holder, now).await?),
+            cost => credits::spend(context.store.write(), holder, cost, now).await?,
         };
         match spent {
             Spent::Charged { remaining } => return Ok((Some(remaining), true)),
-            Spent::Exhausted { remaining } => return Ok((Some(remaining), cost == 0 && remaining > 0)),
-            Spent::Unlimited => return Ok((None, true)),
-            Spent::Moved { to } => holder = to,
+            Spent::Refused(Balance::Remaining(remaining)) => return Ok((Some(remaining), cost == 0 && remaining > 0)),
+            Spent::Refused(Balance::Unlimited) => return Ok((None, true)),
+            Spent::Refused(Balance::Gone) => return Ok((Some(0), false)),
+            Spent::Refused(Balance::Moved { to }) => holder = to,
         }
     }
     Err(ServiceError::Internal(format!("the credits of key {} moved {MOVES_MAX} times during one call", key.id)))

@@ -6,7 +6,7 @@ use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, Condition, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     QueryTrait as _, Select,
-    sea_query::{Expr, ExprTrait as _, LikeExpr, SimpleExpr},
+    sea_query::{Expr, ExprTrait as _, LikeExpr},
 };
 
 use super::{StoreError, entity::api_key as row, entity::api_key::Column, rows};
@@ -14,26 +14,14 @@ use crate::domain::{
     digest::Digest,
     ids::{KeyId, OrganizationId, RecordId},
     key::{ApiKey, KeyFilter, KeyStatus, Revocation, StoredStatus},
-    limits::Credits,
     page::{Page, PageRequest, Position},
-    permission::{Reach, is_admin},
+    permission::Reach,
     text,
     time::Timestamp,
 };
 
-/// How many keys an organization has, by status, and what they were used for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct KeyStatistics {
-    pub active: u64,
-    pub disabled: u64,
-    pub revoked: u64,
-    pub expired: u64,
-    pub requests: i64,
-    pub last_used_time: Option<Timestamp>,
-}
-
 /// Keys that exist for a caller.
-fn in_reach(reach: Reach) -> Select<row::Entity> {
+pub(super) fn in_reach(reach: Reach) -> Select<row::Entity> {
     match reach {
         Reach::All => row::Entity::find(),
         Reach::Only(organization) => row::Entity::find().filter(Column::OrganizationId.eq(organization.to_string())),
@@ -55,7 +43,7 @@ pub async fn find_locked(db: &impl ConnectionTrait, reach: Reach, id: KeyId) -> 
     one(db, in_reach(reach).filter(Column::Id.eq(id.to_string())).lock_exclusive()).await
 }
 
-/// The key that a caller authenticated with, whatever its organization.
+/// The key with this digest, whatever its organization: one that is verified, or a caller's own.
 pub async fn find_by_digest(db: &impl ConnectionTrait, digest: &Digest) -> Result<Option<ApiKey>, StoreError> {
     let select = row::Entity::find().filter(Column::Digest.eq(digest.as_bytes().to_vec()));
     let Some(found) = db.query_one(select.as_query()).await? else {
@@ -169,61 +157,6 @@ pub async fn update_revoked(
     Ok(result.rows_affected > 0)
 }
 
-/// Points a rotated key, and every key that pointed at it, to the newest key of the chain, which has taken over the
-/// credits: a spend that was under way against the old row finds none left there.
-pub async fn update_successor(db: &impl ConnectionTrait, rotated: KeyId, newest: KeyId) -> Result<(), StoreError> {
-    row::Entity::update_many()
-        .set(row::ActiveModel { successor_id: Set(Some(newest.to_string())), ..Default::default() })
-        .filter(
-            Condition::any().add(Column::Id.eq(rotated.to_string())).add(Column::SuccessorId.eq(rotated.to_string())),
-        )
-        .exec(db)
-        .await?;
-    row::Entity::update_many()
-        .set(row::ActiveModel { credits_remaining: Set(Some(0)), ..Default::default() })
-        .filter(Column::Id.eq(rotated.to_string()))
-        .filter(Column::CreditsRemaining.is_not_null())
-        .exec(db)
-        .await?;
-    Ok(())
-}
-
-/// Marks the keys that `newest` replaced as spending its credits, or as unlimited where it has none; gives the
-/// digests under which caches hold them.
-pub async fn update_predecessors(
-    db: &impl ConnectionTrait,
-    newest: KeyId,
-    limited: bool,
-) -> Result<Vec<Digest>, StoreError> {
-    row::Entity::update_many()
-        .set(row::ActiveModel { credits_remaining: Set(limited.then_some(0)), ..Default::default() })
-        .filter(Column::SuccessorId.eq(newest.to_string()))
-        .exec(db)
-        .await?;
-    let select =
-        row::Entity::find().select_only().column(Column::Digest).filter(Column::SuccessorId.eq(newest.to_string()));
-    let mut digests = Vec::new();
-    for found in db.query_all(select.as_query()).await? {
-        let stored: Option<Vec<u8>> = found.try_get("", "digest")?;
-        digests.extend(stored.as_deref().and_then(Digest::from_bytes));
-    }
-    Ok(digests)
-}
-
-/// The credits in the rows of these keys, for those that hold the credits of keys rotated before them.
-pub async fn find_credits(
-    db: &impl ConnectionTrait,
-    ids: &[KeyId],
-) -> Result<Vec<(KeyId, Option<Credits>, Option<Timestamp>)>, StoreError> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let select = row::Entity::find().filter(Column::Id.is_in(ids.iter().map(ToString::to_string)));
-    let found = db.query_all(select.as_query()).await?;
-    let keys: Vec<ApiKey> = rows::readable::<row::Model, ApiKey>(&found);
-    Ok(keys.into_iter().map(|key| (key.id, key.credits, key.refill_time)).collect())
-}
-
 /// The names of those of these keys that exist for the caller.
 pub async fn find_names(
     db: &impl ConnectionTrait,
@@ -307,91 +240,6 @@ fn matching(filter: &KeyFilter, now: Timestamp) -> Condition {
 pub(super) fn contains(part: &str) -> LikeExpr {
     let escaped = part.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_");
     LikeExpr::new(format!("%{escaped}%")).escape('\\')
-}
-
-/// How many keys of an organization are not revoked: what its key cap counts.
-pub async fn count(db: &impl ConnectionTrait, organization: OrganizationId) -> Result<i64, StoreError> {
-    Ok(count_each(db, &[organization]).await?.first().map_or(0, |(_, count)| *count))
-}
-
-/// The same for several organizations; those without keys are absent.
-pub async fn count_each(
-    db: &impl ConnectionTrait,
-    organizations: &[OrganizationId],
-) -> Result<Vec<(OrganizationId, i64)>, StoreError> {
-    let select = row::Entity::find()
-        .select_only()
-        .column(Column::OrganizationId)
-        .column_as(Column::Id.count(), "keys")
-        .filter(Column::OrganizationId.is_in(organizations.iter().map(ToString::to_string)))
-        .filter(Column::Status.ne(StoredStatus::Revoked.as_str()))
-        .group_by(Column::OrganizationId);
-    let mut counts = Vec::new();
-    for found in db.query_all(select.as_query()).await? {
-        let id: String = found.try_get("", "organization_id")?;
-        if let Ok(id) = OrganizationId::parse(&id) {
-            counts.push((id, found.try_get("", "keys")?));
-        }
-    }
-    Ok(counts)
-}
-
-/// How many keys of any status an organization has: what protects it from deletion.
-pub async fn count_all(db: &impl ConnectionTrait, organization: OrganizationId) -> Result<i64, StoreError> {
-    let select = row::Entity::find()
-        .select_only()
-        .column_as(Column::Id.count(), "keys")
-        .filter(Column::OrganizationId.eq(organization.to_string()));
-    let found = db.query_one(select.as_query()).await?;
-    Ok(found.map(|row| row.try_get("", "keys")).transpose()?.unwrap_or(0))
-}
-
-/// What an organization's keys are and were used for.
-pub async fn statistics(
-    db: &impl ConnectionTrait,
-    organization: OrganizationId,
-    now: Timestamp,
-) -> Result<KeyStatistics, StoreError> {
-    let expired: SimpleExpr = Expr::case(Expr::col(Column::ExpireTimeUs).lte(now.micros()), 1).finally(0).into();
-    let select = row::Entity::find()
-        .select_only()
-        .column(Column::Status)
-        .column_as(Column::Id.count(), "keys")
-        .expr_as(expired.sum().cast_as("bigint"), "expired")
-        .expr_as(Expr::col(Column::RequestCount).sum().cast_as("bigint"), "requests")
-        .column_as(Column::LastUsedTimeUs.max(), "last_used")
-        .filter(Column::OrganizationId.eq(organization.to_string()))
-        .group_by(Column::Status);
-    let mut statistics = KeyStatistics::default();
-    for found in db.query_all(select.as_query()).await? {
-        let count = |name: &str| found.try_get::<i64>("", name).map(|count| u64::try_from(count).unwrap_or(0));
-        let (keys, expired) = (count("keys")?, count("expired")?);
-        let status: String = found.try_get("", "status")?;
-        match StoredStatus::from_stored(&status) {
-            Some(StoredStatus::Revoked) => statistics.revoked += keys,
-            Some(StoredStatus::Disabled) => statistics.disabled += keys,
-            Some(StoredStatus::Active) => {
-                statistics.expired += expired;
-                statistics.active += keys.saturating_sub(expired);
-            }
-            None => return Err(StoreError::Corrupt(format!("a status of organization {organization}"))),
-        }
-        statistics.requests += found.try_get::<Option<i64>>("", "requests")?.unwrap_or(0);
-        let last_used = found.try_get::<Option<i64>>("", "last_used")?.map(Timestamp::from_micros);
-        statistics.last_used_time = statistics.last_used_time.max(last_used);
-    }
-    Ok(statistics)
-}
-
-/// How many keys of `system` hold every permission, are usable now and never expire: the ones that keep the
-/// operator from being locked out.
-pub async fn count_admins(db: &impl ConnectionTrait) -> Result<usize, StoreError> {
-    let select = in_reach(Reach::Only(OrganizationId::SYSTEM))
-        .filter(Column::Status.eq(StoredStatus::Active.as_str()))
-        .filter(Column::ExpireTimeUs.is_null());
-    let found = db.query_all(select.as_query()).await?;
-    let keys: Vec<ApiKey> = rows::readable::<row::Model, ApiKey>(&found);
-    Ok(keys.iter().filter(|key| is_admin(&key.scopes)).count())
 }
 
 /// Adds to what keys were used for; a key that is gone is passed over. A clock that stepped back does not turn the

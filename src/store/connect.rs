@@ -5,7 +5,7 @@
 //! Invariant: a connection goes back to its pool without an open transaction, whatever was cancelled before.
 
 use std::{
-    fs::{File, TryLockError},
+    fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     str::FromStr as _,
     time::Duration,
@@ -32,6 +32,12 @@ const SQLITE_READERS: u32 = 4;
 const VERIFY_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long other work waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest statement of a look-up; less than a verification's deadline.
+const VERIFY_STATEMENT_TIMEOUT: Duration = Duration::from_millis(1900);
+/// The longest statement of anything else, and the longest pause inside a transaction.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a statement waits for a row that somebody else holds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The advisory lock under which migrations run; any number will do that nobody else uses.
 const MIGRATION_LOCK: i64 = 0x6b65_7973_7465_6164;
 
@@ -71,17 +77,28 @@ pub fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
+/// Keeps servers and other commands out of a SQLite file. Nothing to do on PostgreSQL.
+///
+/// # Errors
+/// `InUse` where another process holds it.
+pub fn lock(options: &ConnectOptions) -> Result<FileLock, ConnectError> {
+    if is_sqlite(&options.url) {
+        lock_file(sqlite_options(&options.url)?.get_filename())
+    } else {
+        Ok(FileLock { _file: None })
+    }
+}
+
 /// Opens the database. SQLite's file is created where there is none; PostgreSQL is connected to when first used.
 ///
 /// # Errors
 /// See [`ConnectError`]; PostgreSQL being away is not among them.
 pub async fn open(options: &ConnectOptions) -> Result<(Store, FileLock), ConnectError> {
     if is_sqlite(&options.url) {
-        let sqlite = sqlite_options(&options.url)?;
-        let lock = lock_file(sqlite.get_filename())?;
-        Ok((open_sqlite(sqlite).await?, lock))
+        let lock = lock(options)?;
+        Ok((open_sqlite(sqlite_options(&options.url)?).await?, lock))
     } else {
-        Ok((open_postgres(options)?, FileLock { _file: None }))
+        Ok((open_postgres(options)?, lock(options)?))
     }
 }
 
@@ -96,7 +113,9 @@ fn sqlite_options(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
 }
 
 fn lock_file(database: &Path) -> Result<FileLock, ConnectError> {
-    let mut name = database.as_os_str().to_owned();
+    // By its real name: a second process may come through a symbolic link.
+    let real = fs::canonicalize(database).unwrap_or_else(|_| database.to_owned());
+    let mut name = real.as_os_str().to_owned();
     name.push(".lock");
     let path = PathBuf::from(name);
     let file = File::options()
@@ -133,13 +152,19 @@ async fn open_sqlite(options: SqliteConnectOptions) -> Result<Store, ConnectErro
     if !is_new_enough(&found) {
         return Err(ConnectError::SqliteTooOld { found });
     }
-    let readers = SqlitePoolOptions::new()
-        .max_connections(SQLITE_READERS)
-        .acquire_timeout(VERIFY_ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options.pragma("query_only", "ON"));
-    let readers = SqlxSqliteConnector::from_sqlx_sqlite_pool(readers);
+    let options = options.pragma("query_only", "ON");
+    let readers = |connections_max| {
+        let pool = SqlitePoolOptions::new().max_connections(connections_max).acquire_timeout(VERIFY_ACQUIRE_TIMEOUT);
+        SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options.clone()))
+    };
     let writer = SqlxSqliteConnector::from_sqlx_sqlite_pool(writer);
-    Ok(Store { verify: readers.clone(), control: readers, usage: writer.clone(), write: writer })
+    Ok(Store {
+        verify: readers(SQLITE_READERS),
+        control: readers(SQLITE_READERS),
+        feed: readers(1),
+        usage: writer.clone(),
+        write: writer,
+    })
 }
 
 fn is_new_enough(version: &str) -> bool {
@@ -148,18 +173,28 @@ fn is_new_enough(version: &str) -> bool {
 }
 
 fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
-    let verify = postgres_pool(&options.url, options.verify_connections_max, VERIFY_ACQUIRE_TIMEOUT)?;
-    let control = postgres_pool(&options.url, options.control_connections_max, ACQUIRE_TIMEOUT)?;
-    let usage = postgres_pool(&options.url, options.usage_connections_max, ACQUIRE_TIMEOUT)?;
-    Ok(Store { verify, control: control.clone(), write: control, usage })
+    let url = &options.url;
+    let verify = postgres_pool(url, options.verify_connections_max, VERIFY_ACQUIRE_TIMEOUT, VERIFY_STATEMENT_TIMEOUT)?;
+    let control = postgres_pool(url, options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
+    let usage = postgres_pool(url, options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
+    let feed = postgres_pool(url, 1, ACQUIRE_TIMEOUT, VERIFY_STATEMENT_TIMEOUT)?;
+    Ok(Store { verify, write: control.clone(), control, usage, feed })
 }
 
+/// A mutation runs to its end, so the end has to be bounded: by how long a statement may take, wait for a lock, or
+/// leave its transaction idle.
 fn postgres_pool(
     url: &str,
     connections_max: u32,
     acquire_timeout: Duration,
+    statement_timeout: Duration,
 ) -> Result<DatabaseConnection, ConnectError> {
-    let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?.application_name("keystead");
+    let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
+    let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?.application_name("keystead").options([
+        ("statement_timeout", milliseconds(statement_timeout)),
+        ("lock_timeout", milliseconds(LOCK_TIMEOUT)),
+        ("idle_in_transaction_session_timeout", milliseconds(STATEMENT_TIMEOUT)),
+    ]);
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(acquire_timeout)

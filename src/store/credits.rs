@@ -10,52 +10,55 @@ use sea_orm::{
 use super::{
     StoreError,
     entity::api_key::{Column, Entity},
+    error::of_write,
 };
-use crate::domain::{ids::KeyId, limits::Refill, time::Timestamp};
+use crate::domain::{ids::KeyId, limits::RefillInterval, time::Timestamp};
 
 /// What became of a charge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spent {
     /// Charged; so many remain.
     Charged { remaining: i64 },
-    /// Not charged: only so many remain.
-    Exhausted { remaining: i64 },
-    /// Not charged: the key was rotated meanwhile, and this one holds its credits now.
-    Moved { to: KeyId },
-    /// The row has no credits, or is gone: nothing bounds the key.
-    Unlimited,
+    /// Not charged.
+    Refused(Balance),
 }
 
-/// Spends `cost` credits of a key, refilling first where that is due.
-pub async fn spend(
-    db: &impl ConnectionTrait,
-    id: KeyId,
-    cost: i64,
-    refill: Option<Refill>,
-    now: Timestamp,
-) -> Result<Spent, StoreError> {
-    let next = refill.map_or(Timestamp::LAST, |refill| refill.next_after(now));
+/// What a key's row says of its credits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Balance {
+    /// So many remain, a due refill counted in.
+    Remaining(i64),
+    /// The key was rotated, and this one holds its credits now.
+    Moved { to: KeyId },
+    /// The row has no credits: nothing bounds the key.
+    Unlimited,
+    /// The row is gone, and with it whatever there was to spend.
+    Gone,
+}
+
+/// Spends `cost` credits of a key, refilling first where that is due. What the refill is, the row says: the key that
+/// was presented may be an older one of the same chain.
+pub async fn spend(db: &impl ConnectionTrait, id: KeyId, cost: i64, now: Timestamp) -> Result<Spent, StoreError> {
+    let next = Expr::case(interval_is(RefillInterval::Day), RefillInterval::Day.next_after(now).micros())
+        .finally(RefillInterval::Month.next_after(now).micros());
     let statement = Query::update()
         .table(Entity)
         .value(Column::CreditsRemaining, effective(now).sub(cost))
-        .value(
-            Column::CreditsRefillTimeUs,
-            Expr::case(due(now), next.micros()).finally(Expr::col(Column::CreditsRefillTimeUs)),
-        )
+        .value(Column::CreditsRefillTimeUs, Expr::case(due(now), next).finally(Expr::col(Column::CreditsRefillTimeUs)))
         .and_where(Expr::col(Column::Id).eq(id.to_string()))
         // Or a refill that falls due on a rotated key's row would count there and on its successor's.
         .and_where(Expr::col(Column::SuccessorId).is_null())
         .and_where(effective(now).gte(cost))
         .returning_col(Column::CreditsRemaining)
         .to_owned();
-    if let Some(row) = db.query_one(&statement).await? {
+    if let Some(row) = db.query_one(&statement).await.map_err(of_write)? {
         return Ok(Spent::Charged { remaining: row.try_get("", "credits_remaining")? });
     }
-    remaining(db, id, now).await
+    Ok(Spent::Refused(balance(db, id, now).await?))
 }
 
-/// What remains, a due refill counted in, without charging anything: `Exhausted` tells it, be it 0 or not.
-pub async fn remaining(db: &impl ConnectionTrait, id: KeyId, now: Timestamp) -> Result<Spent, StoreError> {
+/// What a key's row says of its credits, without charging anything.
+pub async fn balance(db: &impl ConnectionTrait, id: KeyId, now: Timestamp) -> Result<Balance, StoreError> {
     let statement = Query::select()
         .expr_as(effective(now), "effective")
         .column(Column::SuccessorId)
@@ -63,14 +66,18 @@ pub async fn remaining(db: &impl ConnectionTrait, id: KeyId, now: Timestamp) -> 
         .and_where(Expr::col(Column::Id).eq(id.to_string()))
         .to_owned();
     let Some(row) = db.query_one(&statement).await? else {
-        return Ok(Spent::Unlimited);
+        return Ok(Balance::Gone);
     };
     let successor: Option<String> = row.try_get("", "successor_id")?;
     if let Some(to) = successor.and_then(|to| KeyId::parse(&to).ok()) {
-        return Ok(Spent::Moved { to });
+        return Ok(Balance::Moved { to });
     }
     let remaining: Option<i64> = row.try_get("", "effective")?;
-    Ok(remaining.map_or(Spent::Unlimited, |remaining| Spent::Exhausted { remaining }))
+    Ok(remaining.map_or(Balance::Unlimited, Balance::Remaining))
+}
+
+fn interval_is(interval: RefillInterval) -> SimpleExpr {
+    Expr::col(Column::CreditsRefillInterval).eq(interval.as_str())
 }
 
 fn due(now: Timestamp) -> SimpleExpr {

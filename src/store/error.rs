@@ -11,6 +11,7 @@ pub enum Conflict {
     Email,
     RequestId,
     Digest,
+    Id,
 }
 
 /// An error of the store.
@@ -58,6 +59,13 @@ impl StoreError {
     }
 }
 
+/// This error as one of a single statement that writes: where the connection broke, nobody knows whether it was run.
+pub(super) fn of_write(error: DbErr) -> StoreError {
+    let never_sent = matches!(error, DbErr::ConnectionAcquire(_));
+    let error = StoreError::from(error);
+    if never_sent { error } else { error.of_commit() }
+}
+
 impl From<DbErr> for StoreError {
     fn from(error: DbErr) -> Self {
         if let Some(sea_orm::SqlErr::UniqueConstraintViolation(message)) = error.sql_err()
@@ -79,6 +87,8 @@ fn conflict_of(message: &str) -> Option<Conflict> {
         ("email", Conflict::Email),
         ("request_id", Conflict::RequestId),
         ("digest", Conflict::Digest),
+        ("_pkey", Conflict::Id),
+        (".id", Conflict::Id),
     ];
     known.into_iter().find(|(word, _)| message.contains(word)).map(|(_, conflict)| conflict)
 }
@@ -107,12 +117,12 @@ fn is_transient(error: &sqlx::Error) -> bool {
 }
 
 /// PostgreSQL (five characters, Appendix A of its manual): connection exceptions, lack of resources, operator
-/// intervention, serialization failure, deadlock, read-only standby. SQLite (result codes, low byte): busy, locked,
+/// intervention, serialization failure, deadlock, read-only standby, a lock that was not to be had in time. SQLite (result codes, low byte): busy, locked,
 /// read-only, I/O error, full, cannot open.
 fn is_transient_code(code: &str) -> bool {
     if code.len() == 5 {
         let class = code.get(..2).unwrap_or_default();
-        return matches!(class, "08" | "53" | "57" | "58") || matches!(code, "40001" | "40P01" | "25006");
+        return matches!(class, "08" | "53" | "57" | "58") || matches!(code, "40001" | "40P01" | "25006" | "55P03");
     }
     code.parse::<i64>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 10 | 13 | 14))
 }

@@ -1,10 +1,11 @@
-//! The database: one file of queries per table, on SQLite and PostgreSQL alike.
+//! The database: a file of queries for each table, on SQLite and PostgreSQL alike; `api_keys` has `key_counts`,
+//! `rotations` and `credits` beside it.
 //!
 //! Contract: `find_` gives an option, `list_` a page, `insert_` may conflict, `update_` and `delete_` say whether a
 //! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
 //! Every function takes the connection or transaction it runs on. Must not decide anything: a row that cannot be
 //! read is `StoreError::Corrupt` for that row, and never an answer about another.
-//! Engine differences live in `connect.rs` alone.
+//! Engine differences live in `connect.rs`, but for the error codes, which `error.rs` reads.
 
 pub mod api_keys;
 pub mod audit_events;
@@ -13,9 +14,11 @@ pub mod credits;
 mod entity;
 mod error;
 pub mod key_changes;
+pub mod key_counts;
 pub mod migrate;
 pub mod organizations;
 pub mod rate_limits;
+pub mod rotations;
 mod rows;
 pub mod state;
 pub mod usage;
@@ -37,6 +40,7 @@ pub struct Store {
     control: DatabaseConnection,
     write: DatabaseConnection,
     usage: DatabaseConnection,
+    feed: DatabaseConnection,
 }
 
 impl Store {
@@ -50,6 +54,12 @@ impl Store {
     #[must_use]
     pub const fn control(&self) -> &DatabaseConnection {
         &self.control
+    }
+
+    /// For the change feed: one connection of its own, so that no flood of look-ups delays a revocation.
+    #[must_use]
+    pub const fn feed(&self) -> &DatabaseConnection {
+        &self.feed
     }
 
     /// For single statements that write, such as spending credits.
@@ -79,7 +89,7 @@ impl Store {
 
     /// Closes all connections, flushing what SQLite holds in its log.
     pub async fn close(self) {
-        for pool in [self.verify, self.control, self.usage, self.write] {
+        for pool in [self.feed, self.verify, self.control, self.usage, self.write] {
             if let Err(error) = pool.close().await {
                 tracing::warn!(error = %error, "closing a database pool failed");
             }

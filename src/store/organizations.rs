@@ -66,6 +66,15 @@ pub async fn find_locked(
     one(db, selected(reach, &OrganizationSelector::Id(id)).lock_exclusive()).await
 }
 
+/// The organization with this id, which nobody changes or deletes until the transaction ends; others may share it.
+pub async fn find_shared(
+    db: &impl ConnectionTrait,
+    reach: Reach,
+    id: OrganizationId,
+) -> Result<Option<Organization>, StoreError> {
+    one(db, selected(reach, &OrganizationSelector::Id(id)).lock_shared()).await
+}
+
 /// The organization that was created with this request id.
 pub async fn find_by_request_id(
     db: &impl ConnectionTrait,

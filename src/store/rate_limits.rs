@@ -71,7 +71,11 @@ pub async fn upsert(db: &impl ConnectionTrait, windows: &[TrackedWindow]) -> Res
 
 /// Deletes the windows that `list_counting_at` would not give; says how many.
 pub async fn delete_faded(db: &impl ConnectionTrait, time: Timestamp) -> Result<u64, StoreError> {
-    let result = row::Entity::delete_many().filter(counts_at(time.minus(SLACK)).not()).exec(db).await?;
+    let result = row::Entity::delete_many()
+        .filter(Column::WindowEndUs.lte(time.micros()))
+        .filter(counts_at(time.minus(SLACK)).not())
+        .exec(db)
+        .await?;
     Ok(result.rows_affected)
 }
 

@@ -19,8 +19,10 @@ use crate::{
     store::{Store, StoreError, api_keys, commit, usage, usage::RollupKey},
 };
 
-/// The most rows of detail that wait for a flush; beyond them only the counts go on.
-const DETAILS_MAX: usize = 50_000;
+/// The most bytes of rows of detail that wait for a flush; beyond them only the counts go on.
+const DETAIL_BYTES_MAX: usize = 16 << 20;
+/// What a row of detail takes beside its texts.
+const DETAIL_BYTES_FIXED: usize = 256;
 /// The most different counts that wait for a flush; beyond them endpoints are counted together as `(other)`.
 const COUNTS_MAX: usize = 50_000;
 /// Stands for endpoints beyond the bound.
@@ -32,6 +34,7 @@ struct Gathered {
     counts: HashMap<RollupKey, i64>,
     used: HashMap<KeyId, (i64, Timestamp)>,
     details: Vec<UsageEvent>,
+    detail_bytes: usize,
     details_left_out: u64,
 }
 
@@ -39,6 +42,8 @@ struct Gathered {
 #[derive(Default)]
 pub struct Recorder {
     gathered: Mutex<Gathered>,
+    /// Held by a flush from taking its batch to its commit: whoever flushes next finds everything before it written.
+    flushing: tokio::sync::Mutex<()>,
 }
 
 impl Recorder {
@@ -58,6 +63,7 @@ impl Recorder {
     /// # Errors
     /// The store's own.
     pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
+        let _turn = self.flushing.lock().await;
         let batch = mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner));
         if batch.counts.is_empty() && batch.used.is_empty() {
             return Ok(());
@@ -108,13 +114,25 @@ impl Gathered {
         *used = (used.0 + count, used.1.max(time));
     }
 
+    /// Attempts with unknown secrets are counted and leave no row: strangers must not be able to fill the disk.
     fn keep_detail(&mut self, event: UsageEvent) {
-        if self.details.len() < DETAILS_MAX {
+        if event.key.is_none() {
+            return;
+        }
+        let bytes = DETAIL_BYTES_FIXED + text_bytes(&event);
+        if self.detail_bytes + bytes <= DETAIL_BYTES_MAX {
+            self.detail_bytes += bytes;
             self.details.push(event);
         } else {
             self.details_left_out += 1;
         }
     }
+}
+
+fn text_bytes(event: &UsageEvent) -> usize {
+    let tags: usize = event.tags.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let texts = [&event.endpoint, &event.method, &event.client_address, &event.user_agent, &event.request_id];
+    tags + texts.iter().map(|text| text.len()).sum::<usize>()
 }
 
 async fn write(store: &Store, batch: &Gathered) -> Result<(), StoreError> {

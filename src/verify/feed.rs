@@ -44,30 +44,29 @@ impl Feed {
     /// Where the database cannot say; the position stays where it was.
     pub async fn poll(&self) -> Result<(), StoreError> {
         let position = self.position();
-        let reached = key_changes::find_revision(self.store.verify()).await?;
+        let reached = key_changes::find_revision(self.store.feed()).await?;
         if position == UNHEARD || reached < position {
             // The first poll, or a database that was put back to an earlier state: nothing cached can be trusted.
             self.records.evict_all();
             self.position.store(reached, Ordering::Release);
             return Ok(());
         }
-        if reached == position {
-            return Ok(());
-        }
-        let changes = key_changes::list_after(self.store.verify(), position).await?;
-        let mut next = position;
-        for change in &changes {
-            if change.revision != next + 1 {
+        let mut position = position;
+        while position < reached {
+            let changes = key_changes::list_after(self.store.feed(), position).await?;
+            if changes.is_empty() {
                 self.records.evict_all();
+                position = reached;
             }
-            self.records.evict_changed(&change.what);
-            next = change.revision;
+            for change in &changes {
+                if change.revision != position + 1 {
+                    self.records.evict_all();
+                }
+                self.records.evict_changed(&change.what);
+                position = change.revision;
+            }
+            self.position.store(position, Ordering::Release);
         }
-        if changes.is_empty() {
-            self.records.evict_all();
-            next = reached;
-        }
-        self.position.store(next, Ordering::Release);
         Ok(())
     }
 

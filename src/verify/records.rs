@@ -45,6 +45,8 @@ pub enum Freshness {
     Cached,
     /// Reads the database.
     Fresh,
+    /// Reads the database, on the control plane's connections.
+    FreshForControl,
 }
 
 type Flight = Arc<OnceCell<Option<Arc<ApiKey>>>>;
@@ -117,6 +119,9 @@ impl Records {
         match freshness {
             Freshness::Cached => self.cached_key(digest).await,
             Freshness::Fresh => Ok(api_keys::find_by_digest(self.store.verify(), digest).await?.map(Arc::new)),
+            Freshness::FreshForControl => {
+                Ok(api_keys::find_by_digest(self.store.control(), digest).await?.map(Arc::new))
+            }
         }
     }
 
@@ -156,7 +161,11 @@ impl Records {
             return Ok(Some(organization));
         }
         let began = self.organizations.begin_load(&id);
-        let found = organizations::find_by_id(self.store.verify(), Reach::All, id).await?.map(Arc::new);
+        let db = match freshness {
+            Freshness::Cached | Freshness::Fresh => self.store.verify(),
+            Freshness::FreshForControl => self.store.control(),
+        };
+        let found = organizations::find_by_id(db, Reach::All, id).await?.map(Arc::new);
         if let Some(organization) = &found {
             self.organizations.insert(id, organization.clone(), began);
         }

@@ -217,7 +217,7 @@ async fn initialising_a_database_writes_the_first_two_events(database: TestDatab
         .into_iter()
         .map(|event| (event.sequence, event.action, event.actor_key_id, event.actor))
         .collect();
-    let actor = ("".to_owned(), "init".to_owned());
+    let actor = (String::new(), "init".to_owned());
     let of = |sequence, action: &str| (sequence, action.to_owned(), actor.0.clone(), actor.1.clone());
     let mut sorted = seen.clone();
     sorted.sort();

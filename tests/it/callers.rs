@@ -16,7 +16,9 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::harness::rpcs::{self, Rpc};
-use crate::harness::{Server, TestDatabase, create_key, create_organization, expect_error, store_test, wait_until};
+use crate::harness::{
+    Server, TestDatabase, create_key, create_organization, expect_error, hex, store_test, wait_until,
+};
 
 pub const SYSTEM: &str = "00000000-0000-0000-0000-000000000001";
 
@@ -69,7 +71,7 @@ store_test!(no_rpc_answers_without_a_credential_that_holds_and_none_tells_why);
 async fn no_rpc_answers_without_a_credential_that_holds_and_none_tells_why(database: TestDatabase) {
     let server = Server::start(&database, &[]).await;
     let admin = server.admin_secret();
-    let hex: String = Sha256::digest(admin.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&Sha256::digest(admin.as_bytes()));
     let mut credentials: Vec<(&str, Vec<String>)> = vec![
         ("none", vec![]),
         ("an empty one", vec![String::new()]),

@@ -16,9 +16,7 @@ use prost_types::Duration;
 
 use crate::callers::requests::{creating, issuing, updating, verifying};
 use crate::harness::cli;
-use crate::harness::{
-    Engine, Server, TestDatabase, create_key, create_organization, store_test, verify,
-};
+use crate::harness::{Engine, Server, TestDatabase, create_key, create_organization, store_test, verify};
 use ledger::Ledger;
 
 const KILLS: usize = 50;

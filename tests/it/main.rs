@@ -5,10 +5,13 @@
 
 mod audit;
 mod callers;
+mod cli;
 mod clients;
 mod durability;
 mod harness;
 mod keys;
 mod organizations;
-mod store;
+mod secrecy;
 mod server;
+mod store;
+mod structure;

@@ -104,11 +104,8 @@ async fn a_new_organization_has_every_field_as_asked_for_and_is_found_by_id_slug
 store_test!(an_organization_with_nothing_but_a_name_and_a_slug_has_the_stated_defaults);
 async fn an_organization_with_nothing_but_a_name_and_a_slug_has_the_stated_defaults(database: TestDatabase) {
     let server = Server::start(&database, &[]).await;
-    let bare = |slug: &str| CreateOrganizationRequest {
-        name: "x".to_owned(),
-        slug: slug.to_owned(),
-        ..Default::default()
-    };
+    let bare =
+        |slug: &str| CreateOrganizationRequest { name: "x".to_owned(), slug: slug.to_owned(), ..Default::default() };
     let made = create(&server, bare("ab")).await.expect("created");
     assert_eq!((made.plan(), made.active, made.email.as_str()), (Plan::Free, true, ""));
     assert_eq!((made.max_keys, made.monthly_quota), (0, 0));
@@ -200,6 +197,9 @@ async fn of_many_creations_at_once_with_one_request_id_one_comes_through(databas
     assert_eq!(database.query_i64("SELECT count(*) FROM organizations").await, 2);
 }
 
+/// Takes one field over from another organization.
+type Change = fn(&mut Organization, &Organization);
+
 store_test!(an_update_changes_the_fields_of_its_mask_and_no_other);
 async fn an_update_changes_the_fields_of_its_mask_and_no_other(database: TestDatabase) {
     let server = Server::start(&database, &[]).await;
@@ -221,10 +221,10 @@ async fn an_update_changes_the_fields_of_its_mask_and_no_other(database: TestDat
         etag: "77".to_owned(),
         ..Default::default()
     };
-    let changes: [(&str, fn(&mut Organization, &Organization)); 9] = [
+    let changes: [(&str, Change); 9] = [
         ("name", |to, from| to.name.clone_from(&from.name)),
         ("slug", |to, from| to.slug.clone_from(&from.slug)),
-        ("email", |to, _| to.email = "new@example.com".to_owned()),
+        ("email", |to, _| "new@example.com".clone_into(&mut to.email)),
         ("plan", |to, from| to.plan = from.plan),
         ("max_keys", |to, from| to.max_keys = from.max_keys),
         ("rate_limits", |to, from| to.rate_limits.clone_from(&from.rate_limits)),
@@ -244,7 +244,8 @@ async fn an_update_changes_the_fields_of_its_mask_and_no_other(database: TestDat
         now = after;
     }
     // All at once, back to nothing.
-    let bare = Organization { id: now.id.clone(), name: "x".to_owned(), slug: "xy".to_owned(), plan: 1, ..Default::default() };
+    let bare =
+        Organization { id: now.id.clone(), name: "x".to_owned(), slug: "xy".to_owned(), plan: 1, ..Default::default() };
     let paths = changes.map(|(path, _)| path);
     let after = update(&server, bare, &paths, "").await.expect("updated");
     assert_eq!((after.email.as_str(), after.max_keys, after.monthly_quota), ("", 0, 0));
@@ -263,7 +264,8 @@ async fn a_stale_or_foreign_etag_aborts_and_changes_nothing(database: TestDataba
     let values = Organization { id: first.id.clone(), name: "Second".to_owned(), ..Default::default() };
     let second = update(&server, values.clone(), &["name"], &first.etag).await.expect("updated");
     for etag in [first.etag.as_str(), "nonsense", "0", "-1", &"9".repeat(64)] {
-        let details = expect_error(update(&server, values.clone(), &["name"], etag).await, Code::Aborted, "ETAG_MISMATCH");
+        let details =
+            expect_error(update(&server, values.clone(), &["name"], etag).await, Code::Aborted, "ETAG_MISMATCH");
         assert_eq!(resource(&details), ("organization", first.id.as_str()), "{etag}");
     }
     assert_eq!(get_by_id(&server, &first.id).await, second);

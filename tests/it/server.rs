@@ -155,9 +155,7 @@ async fn services_v1alpha(server: &Server) -> Result<Vec<String>, Status> {
     let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(server.channel());
     let answers = client.server_reflection_info(tokio_stream::once(question)).await?;
     match answers.into_inner().message().await?.and_then(|answer| answer.message_response) {
-        Some(Answer::ListServicesResponse(list)) => {
-            Ok(list.service.into_iter().map(|service| service.name).collect())
-        }
+        Some(Answer::ListServicesResponse(list)) => Ok(list.service.into_iter().map(|service| service.name).collect()),
         other => panic!("not a list of services: {other:?}"),
     }
 }

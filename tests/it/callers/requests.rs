@@ -160,6 +160,15 @@ pub fn naming(rpc: &str, names: Names<'_>) -> Vec<Naming> {
             let organization = of(Subject::OrganizationId(organization_id));
             vec![missing("organization", &organization), missing("key", &of(Subject::KeyId(key_id)))]
         }
+        other => naming_organizations(other, names),
+    }
+}
+
+/// The same for the rpcs of `OrganizationService` and `AuditService`.
+fn naming_organizations(rpc: &str, names: Names<'_>) -> Vec<Naming> {
+    let organization_id = names.organization.to_owned();
+    let key_id = names.key.to_owned();
+    match rpc {
         "OrganizationService/GetOrganization" => {
             let by = |selector| GetOrganizationRequest { selector: Some(selector) };
             vec![
@@ -206,13 +215,13 @@ pub fn naming(rpc: &str, names: Names<'_>) -> Vec<Naming> {
 fn verifications(names: Names<'_>) -> Vec<Naming> {
     let plain = verifying(names.secret);
     let fresh = VerifyKeyRequest { consistency: Consistency::Fresh.into(), ..plain.clone() };
-    let named = VerifyKeyRequest { key_id: Some(names.key.to_owned()), ..plain.clone() };
+    let of_its_key = VerifyKeyRequest { key_id: Some(names.key.to_owned()), ..plain.clone() };
     let peek = VerifyKeyRequest { cost: Some(0), ..plain.clone() };
     let limits = VerifyKeyRequest { limit_names: vec!["calls".to_owned()], ..plain.clone() };
     vec![
         same("secret", &plain),
         same("secret, fresh", &fresh),
-        same("secret and its key", &named),
+        same("secret and its key", &of_its_key),
         same("secret, peeking", &peek),
         same("secret, with a limit's name", &limits),
     ]

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keystead::proto::v1::key_service_client::KeyServiceClient;
-use keystead::proto::v1::{ApiKey, Consistency, KeyStatus, ListKeysRequest, Outcome, RevokeKeyRequest, VerifyKeyRequest};
+use keystead::proto::v1::{
+    ApiKey, Consistency, KeyStatus, ListKeysRequest, Outcome, RevokeKeyRequest, VerifyKeyRequest,
+};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tonic::Status;

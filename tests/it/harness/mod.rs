@@ -43,6 +43,15 @@ pub async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "waited for {what} for {} s in vain", PATIENCE.as_secs());
 }
 
+/// Bytes as lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// Whether `needle` occurs in `haystack`, byte for byte.
 pub fn contains(haystack: &[u8], needle: &[u8]) -> bool {
     assert!(!needle.is_empty(), "the empty needle is everywhere");

@@ -6,7 +6,7 @@ use http::uri::PathAndQuery;
 use keystead::proto::FILE_DESCRIPTOR_SET;
 use prost::Message as _;
 use prost::bytes::{Buf as _, BufMut as _};
-use prost_types::{DescriptorProto, FileDescriptorSet};
+use prost_types::{DescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::Channel;
@@ -95,9 +95,18 @@ fn descriptors() -> FileDescriptorSet {
     FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).expect("the descriptor set decodes")
 }
 
+/// The fields of a message by its full name; none where the descriptor set does not have it.
+pub fn fields(message: &str) -> Vec<FieldDescriptorProto> {
+    let files = descriptors();
+    let found = files.file.iter().find_map(|file| {
+        let short = message.strip_prefix(&format!(".{}.", file.package()))?;
+        find_message(&file.message_type, short)
+    });
+    found.map(|message| message.field).unwrap_or_default()
+}
+
 /// The names of all fields of a message and of the messages within it.
 fn field_names(message: &str) -> Vec<String> {
-    let files = descriptors();
     let mut names = Vec::new();
     let mut seen = Vec::new();
     let mut waiting = vec![message.to_owned()];
@@ -105,13 +114,9 @@ fn field_names(message: &str) -> Vec<String> {
         if seen.contains(&message) {
             continue;
         }
-        let found = files.file.iter().find_map(|file| {
-            let short = message.strip_prefix(&format!(".{}.", file.package()))?;
-            find_message(&file.message_type, short)
-        });
-        for field in found.iter().flat_map(|message| &message.field) {
+        for field in fields(&message) {
             names.push(field.name().to_owned());
-            waiting.extend(field.type_name.clone());
+            waiting.extend(field.type_name);
         }
         seen.push(message);
     }

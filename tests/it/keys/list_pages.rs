@@ -13,6 +13,8 @@ use keystead::proto::v1::{
     RevokeKeyRequest, RotateKeyRequest,
 };
 
+use prost::Message;
+
 use super::{Keys, World, bad_fields, fields, from_now, with};
 use crate::harness::{TestDatabase, create_key, create_organization, store_test};
 
@@ -27,8 +29,8 @@ fn copy_id(at: usize) -> String {
 
 impl World {
     /// Adds `count` copies of one key by SQL, three to a microsecond. Returns their ids.
-    async fn seed(&self, database: &TestDatabase, count: usize) -> Vec<String> {
-        let (key, _) = self.create(self.new_key()).await;
+    async fn seed(&self, database: &TestDatabase, request: CreateKeyRequest, count: usize) -> Vec<String> {
+        let (key, _) = self.create(request).await;
         let sql = format!(
             "INSERT INTO api_keys (id, name, create_time_us, {COPIED}) \
              WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < {count}) \
@@ -79,7 +81,7 @@ async fn come_and_go(mut keys: Keys, new: CreateKeyRequest, doomed: Vec<String>,
 store_test!(each_key_that_lasts_is_seen_once_while_others_come_and_go);
 async fn each_key_that_lasts_is_seen_once_while_others_come_and_go(database: TestDatabase) {
     let world = World::new(&database).await;
-    let copies = world.seed(&database, 4000).await;
+    let copies = world.seed(&database, world.new_key(), 4000).await;
     // Every fourth is revoked during the reading, spread over all pages; the others last.
     let doomed: Vec<String> = copies.iter().step_by(4).cloned().collect();
     let done = Arc::new(AtomicBool::new(false));
@@ -102,7 +104,7 @@ async fn each_key_that_lasts_is_seen_once_while_others_come_and_go(database: Tes
 store_test!(a_page_holds_fifty_unless_asked_and_a_thousand_at_most);
 async fn a_page_holds_fifty_unless_asked_and_a_thousand_at_most(database: TestDatabase) {
     let world = World::new(&database).await;
-    world.seed(&database, 1200).await;
+    world.seed(&database, world.new_key(), 1200).await;
     let mut keys = world.server.keys();
     for (page_size, expected) in [(0, 50), (1, 1), (73, 73), (1000, 1000), (1001, 1000), (i32::MAX, 1000)] {
         let request = ListKeysRequest { organization_id: world.organization.clone(), page_size, ..Default::default() };
@@ -116,6 +118,23 @@ async fn a_page_holds_fifty_unless_asked_and_a_thousand_at_most(database: TestDa
         let request = ListKeysRequest { organization_id: world.organization.clone(), page_size, ..Default::default() };
         assert_eq!(bad_fields(keys.list_keys(request).await), fields(&["page_size"]));
     }
+}
+
+store_test!(a_page_of_large_keys_is_one_that_any_client_takes);
+async fn a_page_of_large_keys_is_one_that_any_client_takes(database: TestDatabase) {
+    let world = World::new(&database).await;
+    let large = with(&world.new_key(), |request| {
+        request.metadata = (0..50).map(|at| (format!("{at}"), "x".repeat(512))).collect();
+    });
+    let copies = world.seed(&database, large, 400).await;
+    let request =
+        ListKeysRequest { organization_id: world.organization.clone(), page_size: 1000, ..Default::default() };
+    let page = world.server.keys().list_keys(request.clone()).await.expect("a page").into_inner();
+    assert!(page.encoded_len() < 4 << 20, "clients refuse more than 4 MiB: {}", page.encoded_len());
+    let mut listed: Vec<String> = world.list(request).await.into_iter().map(|key| key.id).collect();
+    listed.sort();
+    listed.dedup();
+    assert_eq!(listed.len(), copies.len() + 1, "and the rest is on the next ones");
 }
 
 store_test!(the_last_page_has_no_token_also_where_it_is_full);

@@ -86,18 +86,13 @@ impl World {
         (answer.key.expect("the key"), answer.secret)
     }
 
-    /// Creates so many keys at once, named `NAME 0`, `NAME 1` ... in the order of the answer.
+    /// Creates so many keys, named `NAME 00000`, `NAME 00001` ...
     async fn create_many(&self, name: &str, count: usize) -> Vec<(ApiKey, String)> {
-        let creations = (0..count).map(|at| {
-            let (mut keys, request) = (self.server.keys(), self.new_key());
-            let request = CreateKeyRequest { name: format!("{name} {at:05}"), ..request };
-            async move {
-                let answer = keys.create_key(request).await.expect("a key is created").into_inner();
-                (answer.key.expect("the key"), answer.secret)
-            }
-        });
-        let mut created = at_once(creations).await;
-        created.sort_by(|(a, _), (b, _)| a.name.cmp(&b.name));
+        let mut created = Vec::new();
+        for at in 0..count {
+            let name = format!("{name} {at:05}");
+            created.push(self.create(CreateKeyRequest { name, ..self.new_key() }).await);
+        }
         created
     }
 

@@ -1,5 +1,6 @@
 //! The last admin key: no rpc takes it away, by whatever path, so that the operator is never locked out.
-//! Invariant: at any moment `system` has a key with `keystead.admin` that is enabled and never expires.
+//! Invariant: at any moment `system` has a key with `keystead.admin` that is enabled, never expires, and works
+//! from any address.
 
 use keystead::proto::v1::{ApiKey, CreateKeyRequest, Environment, ListKeysRequest, RevokeKeyRequest};
 use tonic::Code;
@@ -57,6 +58,7 @@ async fn the_last_admin_key_cannot_be_taken_away_by_any_path(database: TestDatab
         (ApiKey { scopes: vec![], ..admin.clone() }, "scopes"),
         (ApiKey { scopes: texts(&["keystead.keys.*"]), ..admin.clone() }, "scopes"),
         (ApiKey { expire_time: Some(from_now(86_400)), ..admin.clone() }, "expire_time"),
+        (ApiKey { allowed_cidrs: texts(&["192.0.2.0/24"]), ..admin.clone() }, "allowed_cidrs"),
     ] {
         refused(keys.update_key(updating(new, &[path])).await, Code::FailedPrecondition, LAST);
     }

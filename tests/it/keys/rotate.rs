@@ -78,7 +78,10 @@ async fn without_overlap_the_old_secret_ends_at_once(database: TestDatabase) {
         assert_eq!(previous.revocation_reason(), RevocationReason::Superseded);
         assert_eq!(previous.revoke_time, previous.update_time);
         assert_eq!(previous.revoked_by, world.key_of(world.server.admin_secret()).await);
-        assert_eq!(world.get(&old.id).await, previous);
+        let read = world.get(&old.id).await;
+        // What the verification above left behind may have been written since.
+        let used = ApiKey { last_used_time: read.last_used_time, request_count: read.request_count, ..previous };
+        assert_eq!(read, used);
     }
 }
 

@@ -8,10 +8,11 @@ use keystead::proto::v1::usage_stats_request::Subject;
 use keystead::proto::v1::{
     Outcome, RateLimit, RequiredScopes, UsageStatsRequest, UsageStatsResponse, UsageTotals, VerifyKeyRequest,
 };
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use tonic::Code;
 
 use super::{NOBODY, World, at_once, bad_fields, days, fields, presenting, refused, texts, with};
-use crate::harness::{TestDatabase, create_key, create_organization, store_test};
+use crate::harness::{Engine, TestDatabase, create_key, create_organization, store_test, wait_until};
 
 fn of_key(id: &str) -> UsageStatsRequest {
     UsageStatsRequest { subject: Some(Subject::KeyId(id.to_owned())), ..Default::default() }
@@ -158,7 +159,7 @@ async fn counts_are_exact_under_load(database: TestDatabase) {
     for (key, _) in &keys {
         assert_eq!(each.get(key.id.as_str()), Some(&totals(40, 40)), "{}", key.id);
     }
-    crate::harness::wait_until("the use to be written", async || {
+    wait_until("the use to be written", async || {
         let mut counts = Vec::new();
         for (key, _) in &keys {
             counts.push(world.get(&key.id).await.request_count);
@@ -166,6 +167,35 @@ async fn counts_are_exact_under_load(database: TestDatabase) {
         counts == [40; 5]
     })
     .await;
+}
+
+/// On PostgreSQL alone, where a table can be locked against writers and not against readers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn use_that_is_just_being_written_is_not_missed() {
+    let database = TestDatabase::new(Engine::Postgres).await;
+    let world = World::new(&database).await;
+    let (key, secret) = world.create(world.new_key()).await;
+    let connection = sea_orm::Database::connect(&database.url).await.expect("a connection");
+    let lock = connection.begin().await.expect("a transaction");
+    let sql = "LOCK TABLE usage_rollups IN SHARE ROW EXCLUSIVE MODE";
+    lock.execute_unprepared(sql).await.expect("the table is locked");
+    world.outcome(&secret).await;
+    wait_until("the service to be writing", async || {
+        let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'usage_rollups'::regclass";
+        database.query_i64(sql).await > 0
+    })
+    .await;
+    let mut client = world.server.keys();
+    let mut stats = tokio::spawn(async move { client.usage_stats(of_key(&key.id)).await });
+    // An answer that does not wait for what is being written comes at once; one that does has to be let go on.
+    let early = tokio::time::timeout(std::time::Duration::from_secs(1), &mut stats).await;
+    lock.rollback().await.expect("the table is free again");
+    let stats = match early {
+        Ok(stats) => stats,
+        Err(_) => stats.await,
+    };
+    let stats = stats.expect("the call ends").expect("statistics").into_inner();
+    assert_eq!(stats.totals, Some(totals(1, 1)));
 }
 
 store_test!(only_as_many_are_named_as_were_asked_for);

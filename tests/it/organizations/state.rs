@@ -11,9 +11,7 @@ use tonic::{Code, Status};
 use super::{get, get_by_id, resource};
 use crate::callers::SYSTEM;
 use crate::callers::requests::{issuing, verifying};
-use crate::harness::{
-    Server, TestDatabase, create_key, create_organization, expect_error, store_test, verify,
-};
+use crate::harness::{Server, TestDatabase, create_key, create_organization, expect_error, store_test, verify};
 
 async fn deactivate(server: &Server, id: &str, etag: &str) -> Result<Organization, Status> {
     let request = DeactivateOrganizationRequest { organization_id: id.to_owned(), etag: etag.to_owned() };

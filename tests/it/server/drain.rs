@@ -1,4 +1,4 @@
-//! The end: on SIGTERM health says NOT_SERVING, calls that were sent are answered, what was gathered is written, and
+//! The end: on SIGTERM health says `NOT_SERVING`, calls that were sent are answered, what was gathered is written, and
 //! the process ends with 0, whatever idle, watching or stuck clients do.
 
 use std::sync::atomic::Ordering;
@@ -15,9 +15,7 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::wire::{self, End, Tally};
 use crate::callers::requests::{issuing, verifying};
-use crate::harness::{
-    Engine, Server, TestDatabase, create_key, create_organization, store_test, wait_until,
-};
+use crate::harness::{Engine, Server, TestDatabase, create_key, create_organization, store_test, wait_until};
 
 /// An end that nobody holds up comes far sooner; a drain that somebody holds up, with the timeouts set here, far later.
 const SOON: Duration = Duration::from_secs(20);
@@ -58,13 +56,14 @@ async fn under_load_sigterm_loses_no_call_and_writes_all_usage(database: TestDat
         let channel = wire::one_connection(server.address()).await;
         for task in 0..5 {
             // Few create: what is to be shown is the end, not how a database of a debug build stands a rush.
-            let creates = task == 0 && connection < 2;
+            let is_creator = task == 0 && connection < 2;
             let mut keys = KeyServiceClient::new(channel.clone());
-            let (verify, create) = (as_admin(&server, verifying(&secret)), as_admin(&server, issuing(&organization, &[])));
+            let (verify, create) =
+                (as_admin(&server, verifying(&secret)), as_admin(&server, issuing(&organization, &[])));
             let (verified, created) = (verified.clone(), created.clone());
             clients.spawn(async move {
                 loop {
-                    let goes_on = if creates {
+                    let goes_on = if is_creator {
                         let request = copy(&create);
                         created.count("CreateKey", End::of(keys.create_key(request).await)).is_some()
                     } else {
@@ -174,8 +173,7 @@ async fn an_open_reflection_stream_does_not_hold_up_the_end() {
 
 store_test!(a_call_that_is_stuck_holds_up_the_end_no_longer_than_the_deadline);
 async fn a_call_that_is_stuck_holds_up_the_end_no_longer_than_the_deadline(database: TestDatabase) {
-    let mut server =
-        Server::start(&database, &["--drain-timeout-ms", "300", "--control-timeout-ms", "600000"]).await;
+    let mut server = Server::start(&database, &["--drain-timeout-ms", "300", "--control-timeout-ms", "600000"]).await;
     let organization = create_organization(&server, "acme").await.id;
     let blocked = database.block_writes().await;
     let (mut keys, request) = (server.keys(), issuing(&organization, &[]));

@@ -7,9 +7,7 @@ use serde_json::Value;
 use tonic::{Code, Request};
 
 use crate::callers::requests::{creating, issuing};
-use crate::harness::{
-    Engine, Server, TestDatabase, create_key, create_organization, store_test, wait_until,
-};
+use crate::harness::{Engine, Server, TestDatabase, create_key, create_organization, store_test, wait_until};
 
 /// Long enough for a call to arrive on a busy machine, and shorter than SQLite waits for a lock.
 const TINY_DEADLINE: Duration = Duration::from_secs(2);

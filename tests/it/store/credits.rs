@@ -10,7 +10,7 @@ use keystead::domain::{
 };
 use keystead::store::{
     Store, api_keys as keys, commit,
-    credits::{self, Spent},
+    credits::{self, Balance, Spent},
 };
 
 use super::{World, commit_all, insert};
@@ -26,12 +26,11 @@ async fn add_key(world: &World, remaining: i64, refill: Option<(Refill, Timestam
 }
 
 async fn spend(world: &World, key: &ApiKey, cost: i64, now: Timestamp) -> Spent {
-    let refill = key.credits.and_then(|credits| credits.refill);
-    credits::spend(world.db(), key.id, cost, refill, now).await.expect("no fault")
+    credits::spend(world.db(), key.id, cost, now).await.expect("no fault")
 }
 
-async fn remaining(world: &World, key: &ApiKey, now: Timestamp) -> Spent {
-    credits::remaining(world.store.verify(), key.id, now).await.expect("no fault")
+async fn remaining(world: &World, key: &ApiKey, now: Timestamp) -> Balance {
+    credits::balance(world.store.verify(), key.id, now).await.expect("no fault")
 }
 
 /// What stands in the row.
@@ -41,11 +40,10 @@ async fn stored(world: &World, key: &ApiKey) -> i64 {
 
 /// Spends `cost` in so many tasks at once, all at the same moment.
 async fn spend_at_once(world: &World, key: &ApiKey, tasks: usize, cost: i64, now: Timestamp) -> Vec<Spent> {
-    let refill = key.credits.and_then(|credits| credits.refill);
     let tasks: Vec<_> = (0..tasks)
         .map(|_| {
             let (store, id) = (world.store.clone(), key.id);
-            tokio::spawn(async move { credits::spend(store.write(), id, cost, refill, now).await })
+            tokio::spawn(async move { credits::spend(store.write(), id, cost, now).await })
         })
         .collect();
     let mut spent = Vec::new();
@@ -60,7 +58,7 @@ fn charged(spent: &[Spent]) -> Vec<i64> {
         .iter()
         .filter_map(|spent| match spent {
             Spent::Charged { remaining } => Some(*remaining),
-            Spent::Exhausted { .. } | Spent::Moved { .. } | Spent::Unlimited => None,
+            Spent::Refused(_) => None,
         })
         .collect();
     remaining.sort_unstable_by_key(|remaining| std::cmp::Reverse(*remaining));
@@ -72,10 +70,10 @@ async fn a_spend_is_charged_whole_or_not_at_all(database: TestDatabase) {
     let world = World::new(database).await;
     let key = add_key(&world, 10, None).await;
     assert_eq!(spend(&world, &key, 7, samples::NOW).await, Spent::Charged { remaining: 3 });
-    assert_eq!(spend(&world, &key, 4, samples::NOW).await, Spent::Exhausted { remaining: 3 });
+    assert_eq!(spend(&world, &key, 4, samples::NOW).await, Spent::Refused(Balance::Remaining(3)));
     assert_eq!(spend(&world, &key, 3, samples::NOW).await, Spent::Charged { remaining: 0 });
-    assert_eq!(spend(&world, &key, 1, samples::NOW).await, Spent::Exhausted { remaining: 0 });
-    assert_eq!(remaining(&world, &key, samples::NOW).await, Spent::Exhausted { remaining: 0 });
+    assert_eq!(spend(&world, &key, 1, samples::NOW).await, Spent::Refused(Balance::Remaining(0)));
+    assert_eq!(remaining(&world, &key, samples::NOW).await, Balance::Remaining(0));
     assert_eq!(stored(&world, &key).await, 0);
 }
 
@@ -86,7 +84,7 @@ async fn fifty_that_spend_at_once_never_overspend_and_each_sees_another_rest(dat
     let spent = spend_at_once(&world, &key, 50, 3, samples::NOW).await;
     let expected: Vec<i64> = (1..=33).map(|times| 100 - 3 * times).collect();
     assert_eq!(charged(&spent), expected);
-    let others = spent.iter().filter(|spent| **spent == Spent::Exhausted { remaining: 1 }).count();
+    let others = spent.iter().filter(|spent| **spent == Spent::Refused(Balance::Remaining(1))).count();
     assert_eq!(others, 17);
     assert_eq!(stored(&world, &key).await, 1);
 }
@@ -108,8 +106,8 @@ async fn a_key_without_credits_and_a_key_that_is_gone_are_unlimited(database: Te
     let without = world.add_key(|_| {}).await;
     let gone = samples::key(world.acme.id);
     for key in [&without, &gone] {
-        assert_eq!(spend(&world, key, 1, samples::NOW).await, Spent::Unlimited);
-        assert_eq!(remaining(&world, key, samples::NOW).await, Spent::Unlimited);
+        assert_eq!(spend(&world, key, 1, samples::NOW).await, Spent::Refused(Balance::Unlimited));
+        assert_eq!(remaining(&world, key, samples::NOW).await, Balance::Unlimited);
     }
     assert_eq!(world.stored(&without).await, without);
 }
@@ -124,11 +122,11 @@ async fn a_due_refill_counts_once_however_many_spend_at_that_moment(database: Te
         assert_eq!(charged(&spent), (0..20).rev().collect::<Vec<i64>>(), "raised to 20, by one of them");
         let after = world.stored(&key).await;
         assert_eq!(after.credits.expect("credits").remaining, 0);
-        assert_eq!(after.refill_time, Some(refill.next_after(samples::NOW)));
+        assert_eq!(after.refill_time, Some(refill.interval.next_after(samples::NOW)));
         // Due again at the next one, not a microsecond before.
-        let next = refill.next_after(samples::NOW);
+        let next = refill.interval.next_after(samples::NOW);
         let just_before = Timestamp::from_micros(next.micros() - 1);
-        assert_eq!(spend(&world, &key, 1, just_before).await, Spent::Exhausted { remaining: 0 });
+        assert_eq!(spend(&world, &key, 1, just_before).await, Spent::Refused(Balance::Remaining(0)));
         assert_eq!(spend(&world, &key, 1, next).await, Spent::Charged { remaining: 19 });
     }
 }
@@ -140,8 +138,8 @@ async fn a_refill_that_is_long_overdue_counts_once_too(database: TestDatabase) {
     let key = add_key(&world, 0, Some((refill, samples::NOW))).await;
     let later = samples::seconds(10 * 86_400 + 7);
     assert_eq!(spend(&world, &key, 2, later).await, Spent::Charged { remaining: 3 });
-    assert_eq!(world.stored(&key).await.refill_time, Some(refill.next_after(later)));
-    assert_eq!(spend(&world, &key, 4, later).await, Spent::Exhausted { remaining: 3 });
+    assert_eq!(world.stored(&key).await.refill_time, Some(refill.interval.next_after(later)));
+    assert_eq!(spend(&world, &key, 4, later).await, Spent::Refused(Balance::Remaining(3)));
 }
 
 store_test!(a_refill_raises_and_never_lowers_what_remains);
@@ -150,7 +148,7 @@ async fn a_refill_raises_and_never_lowers_what_remains(database: TestDatabase) {
     let refill = samples::refill(10, RefillInterval::Day);
     let key = add_key(&world, 25, Some((refill, samples::NOW))).await;
     assert_eq!(spend(&world, &key, 1, samples::NOW).await, Spent::Charged { remaining: 24 });
-    assert_eq!(world.stored(&key).await.refill_time, Some(refill.next_after(samples::NOW)));
+    assert_eq!(world.stored(&key).await.refill_time, Some(refill.interval.next_after(samples::NOW)));
 }
 
 store_test!(a_due_refill_that_is_not_enough_charges_nothing_and_stays_due);
@@ -158,7 +156,7 @@ async fn a_due_refill_that_is_not_enough_charges_nothing_and_stays_due(database:
     let world = World::new(database).await;
     let refill = samples::refill(10, RefillInterval::Day);
     let key = add_key(&world, 0, Some((refill, samples::NOW))).await;
-    assert_eq!(spend(&world, &key, 11, samples::NOW).await, Spent::Exhausted { remaining: 10 });
+    assert_eq!(spend(&world, &key, 11, samples::NOW).await, Spent::Refused(Balance::Remaining(10)));
     assert_eq!(world.stored(&key).await, key, "nothing was written");
     assert_eq!(spend(&world, &key, 10, samples::NOW).await, Spent::Charged { remaining: 0 });
 }
@@ -168,8 +166,8 @@ async fn asking_what_remains_counts_a_due_refill_and_charges_nothing(database: T
     let world = World::new(database).await;
     let refill = samples::refill(10, RefillInterval::Day);
     let key = add_key(&world, 4, Some((refill, samples::seconds(60)))).await;
-    assert_eq!(remaining(&world, &key, samples::NOW).await, Spent::Exhausted { remaining: 4 });
-    assert_eq!(remaining(&world, &key, samples::seconds(60)).await, Spent::Exhausted { remaining: 10 });
+    assert_eq!(remaining(&world, &key, samples::NOW).await, Balance::Remaining(4));
+    assert_eq!(remaining(&world, &key, samples::seconds(60)).await, Balance::Remaining(10));
     assert_eq!(world.stored(&key).await, key);
 }
 
@@ -180,7 +178,7 @@ async fn rotate(store: &Store, id: KeyId) -> ApiKey {
     let fresh = samples::key(before.organization_id);
     let newest = ApiKey { id: fresh.id, rotated_from_id: Some(id), ..before };
     insert(&transaction, &newest).await;
-    keys::update_successor(&transaction, id, newest.id).await.expect("an update");
+    keystead::store::rotations::update_successor(&transaction, id, newest.id).await.expect("an update");
     commit(transaction).await.expect("a commit");
     newest
 }
@@ -191,16 +189,16 @@ async fn after_a_rotation_the_credits_stand_in_the_newest_key_for_every_key_of_t
     let bystander = add_key(&world, 10, None).await;
     let first = add_key(&world, 10, None).await;
     let second = rotate(&world.store, first.id).await;
-    assert_eq!(spend(&world, &first, 1, samples::NOW).await, Spent::Moved { to: second.id });
+    assert_eq!(spend(&world, &first, 1, samples::NOW).await, Spent::Refused(Balance::Moved { to: second.id }));
     let third = rotate(&world.store, second.id).await;
     for old in [&first, &second] {
-        assert_eq!(spend(&world, old, 1, samples::NOW).await, Spent::Moved { to: third.id });
-        assert_eq!(remaining(&world, old, samples::NOW).await, Spent::Moved { to: third.id });
+        assert_eq!(spend(&world, old, 1, samples::NOW).await, Spent::Refused(Balance::Moved { to: third.id }));
+        assert_eq!(remaining(&world, old, samples::NOW).await, Balance::Moved { to: third.id });
         let old = world.stored(old).await;
         assert_eq!((old.successor_id, old.credits_id()), (Some(third.id), third.id));
     }
     assert_eq!(spend(&world, &third, 1, samples::NOW).await, Spent::Charged { remaining: 9 });
-    let held = keys::find_credits(world.store.control(), &[third.id]).await.expect("credits");
+    let held = keystead::store::rotations::find_credits(world.store.control(), &[third.id]).await.expect("credits");
     assert_eq!(held, [(third.id, Some(Credits { remaining: 9, refill: None }), None)]);
     assert_eq!(world.stored(&bystander).await, bystander);
 }
@@ -211,8 +209,8 @@ async fn a_key_without_credits_stays_unlimited_over_a_rotation(database: TestDat
     let old = world.add_key(|_| {}).await;
     let newest = rotate(&world.store, old.id).await;
     assert_eq!(world.stored(&old).await.credits, None);
-    assert_eq!(spend(&world, &newest, 1, samples::NOW).await, Spent::Unlimited);
-    assert_eq!(spend(&world, &old, 1, samples::NOW).await, Spent::Moved { to: newest.id });
+    assert_eq!(spend(&world, &newest, 1, samples::NOW).await, Spent::Refused(Balance::Unlimited));
+    assert_eq!(spend(&world, &old, 1, samples::NOW).await, Spent::Refused(Balance::Moved { to: newest.id }));
 }
 
 store_test!(every_key_of_a_chain_follows_when_the_newest_becomes_unlimited_or_limited_again);
@@ -223,7 +221,8 @@ async fn every_key_of_a_chain_follows_when_the_newest_becomes_unlimited_or_limit
     let second = rotate(&world.store, first.id).await;
     let third = rotate(&world.store, second.id).await;
     for limited in [false, true, false] {
-        let mut digests = keys::update_predecessors(world.db(), third.id, limited).await.expect("an update");
+        let mut digests =
+            keystead::store::rotations::update_predecessors(world.db(), third.id, limited).await.expect("an update");
         let mut expected = vec![samples::digest_of(&first), samples::digest_of(&second)];
         digests.sort_by_key(|digest| *digest.as_bytes());
         expected.sort_by_key(|digest| *digest.as_bytes());
@@ -231,10 +230,13 @@ async fn every_key_of_a_chain_follows_when_the_newest_becomes_unlimited_or_limit
         for old in [&first, &second] {
             let none = limited.then_some(Credits { remaining: 0, refill: None });
             assert_eq!(world.stored(old).await.credits, none);
-            assert_eq!(spend(&world, old, 1, samples::NOW).await, Spent::Moved { to: third.id });
+            assert_eq!(spend(&world, old, 1, samples::NOW).await, Spent::Refused(Balance::Moved { to: third.id }));
         }
     }
-    assert_eq!(keys::update_predecessors(world.db(), bystander.id, false).await.expect("no fault"), []);
+    assert_eq!(
+        keystead::store::rotations::update_predecessors(world.db(), bystander.id, false).await.expect("no fault"),
+        []
+    );
     assert_eq!(world.stored(&bystander).await, bystander);
     assert_eq!(world.stored(&third).await, third);
 }
@@ -247,8 +249,8 @@ async fn a_refill_that_falls_due_on_a_rotated_key_is_not_spent_there(database: T
     let newest = rotate(&world.store, old.id).await;
     // A replica that has not heard of the rotation yet spends against the row that it knows.
     for now in [samples::NOW, samples::seconds(60), samples::seconds(999_999)] {
-        assert_eq!(spend(&world, &old, 1, now).await, Spent::Moved { to: newest.id });
-        assert_eq!(spend(&world, &old, 0, now).await, Spent::Moved { to: newest.id });
+        assert_eq!(spend(&world, &old, 1, now).await, Spent::Refused(Balance::Moved { to: newest.id }));
+        assert_eq!(spend(&world, &old, 0, now).await, Spent::Refused(Balance::Moved { to: newest.id }));
     }
     assert_eq!(spend(&world, &newest, 10, samples::seconds(60)).await, Spent::Charged { remaining: 0 });
 }
@@ -263,12 +265,12 @@ async fn a_rotation_in_the_midst_of_spends_neither_loses_nor_doubles_a_credit(da
             let (store, mut holder) = (world.store.clone(), key.id);
             tokio::spawn(async move {
                 loop {
-                    let spent = credits::spend(store.write(), holder, 1, Some(refill), samples::NOW).await;
+                    let spent = credits::spend(store.write(), holder, 1, samples::NOW).await;
                     match spent.expect("no fault") {
                         Spent::Charged { .. } => return 1,
-                        Spent::Exhausted { .. } => return 0,
-                        Spent::Moved { to } => holder = to,
-                        Spent::Unlimited => panic!("the credits vanished"),
+                        Spent::Refused(Balance::Remaining(_)) => return 0,
+                        Spent::Refused(Balance::Moved { to }) => holder = to,
+                        Spent::Refused(Balance::Unlimited | Balance::Gone) => panic!("the credits vanished"),
                     }
                 }
             })
@@ -285,6 +287,6 @@ async fn a_rotation_in_the_midst_of_spends_neither_loses_nor_doubles_a_credit(da
     assert_eq!(spent, 30, "raised to 30 once, and all of it spent");
     assert_eq!(stored(&world, &newest).await, 0);
     let transaction = world.begin().await;
-    assert_eq!(keys::count_all(&transaction, world.acme.id).await.expect("a count"), 4);
+    assert_eq!(keystead::store::key_counts::count_all(&transaction, world.acme.id).await.expect("a count"), 4);
     commit_all(transaction).await;
 }

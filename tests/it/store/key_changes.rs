@@ -139,7 +139,7 @@ async fn what_a_verification_does_not_see_tells_nothing(database: TestDatabase) 
         let told = reader.after(&format!("UPDATE api_keys SET {assignment} WHERE id = '{}'", key.id)).await;
         assert_eq!(told, [], "{assignment}");
     }
-    credits::spend(world.db(), key.id, 1, None, samples::NOW).await.expect("spent");
+    credits::spend(world.db(), key.id, 1, samples::NOW).await.expect("spent");
     keys::update_used(world.db(), key.id, 5, samples::NOW).await.expect("an update");
     let values = "name = 'x', slug = 'y', email = 'z@z', plan = 'pro', max_keys = 1, secret_prefix = 'ab',
                   metadata = '{\"a\":\"b\"}', update_time_us = 5, etag = 9";
@@ -203,11 +203,13 @@ async fn every_way_in_which_the_service_changes_a_key_is_told(database: TestData
     assert_eq!(reader.news().await, [Told::of(&key)], "one for all that one statement changed");
 
     let newest = world.add_key(|_| {}).await;
-    keys::update_successor(world.db(), key.id, newest.id).await.expect("an update");
+    keystead::store::rotations::update_successor(world.db(), key.id, newest.id).await.expect("an update");
     assert_eq!(reader.news().await, [Told::of(&key)]);
-    let evicted = keys::update_predecessors(world.db(), newest.id, false).await.expect("an update");
+    let evicted =
+        keystead::store::rotations::update_predecessors(world.db(), newest.id, false).await.expect("an update");
     assert_eq!((evicted, reader.news().await), (vec![samples::digest_of(&key)], vec![Told::of(&key)]));
-    let evicted = keys::update_predecessors(world.db(), newest.id, false).await.expect("an update");
+    let evicted =
+        keystead::store::rotations::update_predecessors(world.db(), newest.id, false).await.expect("an update");
     assert_eq!((evicted, reader.news().await), (vec![samples::digest_of(&key)], vec![]));
 
     let revocation = Revocation {

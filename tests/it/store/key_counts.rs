@@ -6,10 +6,7 @@ use keystead::domain::{
     key::{ApiKey, StoredStatus},
     organization::Organization,
 };
-use keystead::store::{
-    api_keys::{self as keys, KeyStatistics},
-    organizations,
-};
+use keystead::store::{api_keys as keys, key_counts::KeyStatistics, organizations};
 
 use super::{World, nobody};
 use crate::harness::{TestDatabase, samples, store_test};
@@ -46,16 +43,16 @@ async fn the_key_count_leaves_revoked_keys_out_and_the_count_that_protects_from_
 
     let control = world.store.control();
     for (organization, living, all) in [(&world.acme, 6, 9), (&other, 1, 1), (&empty, 0, 0)] {
-        assert_eq!(keys::count(control, organization.id).await.expect("a count"), living);
-        assert_eq!(keys::count_all(control, organization.id).await.expect("a count"), all);
+        assert_eq!(keystead::store::key_counts::count(control, organization.id).await.expect("a count"), living);
+        assert_eq!(keystead::store::key_counts::count_all(control, organization.id).await.expect("a count"), all);
     }
     let asked = [world.acme.id, other.id, empty.id, nobody()];
-    let mut counts = keys::count_each(control, &asked).await.expect("counts");
+    let mut counts = keystead::store::key_counts::count_each(control, &asked).await.expect("counts");
     counts.sort();
     let mut expected = [(world.acme.id, 6), (other.id, 1)];
     expected.sort();
     assert_eq!(counts, expected);
-    assert_eq!(keys::count_each(control, &[]).await.expect("counts"), []);
+    assert_eq!(keystead::store::key_counts::count_each(control, &[]).await.expect("counts"), []);
 }
 
 store_test!(statistics_tell_status_by_the_clock_and_use_of_one_organization_alone);
@@ -71,7 +68,8 @@ async fn statistics_tell_status_by_the_clock_and_use_of_one_organization_alone(d
     }
 
     let control = world.store.control();
-    let found = keys::statistics(control, world.acme.id, samples::NOW).await.expect("statistics");
+    let found =
+        keystead::store::key_counts::statistics(control, world.acme.id, samples::NOW).await.expect("statistics");
     let expected = KeyStatistics {
         active: 3,
         disabled: 2,
@@ -81,9 +79,11 @@ async fn statistics_tell_status_by_the_clock_and_use_of_one_organization_alone(d
         last_used_time: Some(samples::seconds(30)),
     };
     assert_eq!(found, expected);
-    let before = keys::statistics(control, world.acme.id, samples::seconds(-2)).await.expect("statistics");
+    let before = keystead::store::key_counts::statistics(control, world.acme.id, samples::seconds(-2))
+        .await
+        .expect("statistics");
     assert_eq!(before, KeyStatistics { active: 5, expired: 0, ..expected });
-    let none = keys::statistics(control, nobody(), samples::NOW).await.expect("statistics");
+    let none = keystead::store::key_counts::statistics(control, nobody(), samples::NOW).await.expect("statistics");
     assert_eq!(none, KeyStatistics::default());
 }
 
@@ -92,7 +92,7 @@ async fn only_usable_lasting_keys_of_system_with_every_permission_count_as_admin
     let world = World::new(database).await;
     let system = Organization { id: OrganizationId::SYSTEM, ..samples::organization("system") };
     organizations::insert(world.db(), &system, None).await.expect("written");
-    assert_eq!(keys::count_admins(world.db()).await.expect("a count"), 0);
+    assert_eq!(keystead::store::key_counts::count_admins(world.db()).await.expect("a count"), 0);
 
     let admin = || ApiKey { scopes: samples::scopes(&["keystead.admin"]), ..samples::key(system.id) };
     let not_admins = [
@@ -106,9 +106,9 @@ async fn only_usable_lasting_keys_of_system_with_every_permission_count_as_admin
     for key in not_admins {
         super::insert(world.db(), &key).await;
     }
-    assert_eq!(keys::count_admins(world.db()).await.expect("a count"), 0);
+    assert_eq!(keystead::store::key_counts::count_admins(world.db()).await.expect("a count"), 0);
     for scopes in [&["keystead.admin"][..], &["x", "keystead.*"], &["*"]] {
         super::insert(world.db(), &ApiKey { scopes: samples::scopes(scopes), ..admin() }).await;
     }
-    assert_eq!(keys::count_admins(world.db()).await.expect("a count"), 3);
+    assert_eq!(keystead::store::key_counts::count_admins(world.db()).await.expect("a count"), 3);
 }
