@@ -109,7 +109,7 @@ pub async fn init(config: &DatabaseConfig) -> Result<Zeroizing<String>, AppError
 /// The database's own; on SQLite also that a server is using the file.
 pub async fn migrate_up(config: &DatabaseConfig) -> Result<Vec<String>, AppError> {
     let options = connect_options(config);
-    let _lock = connect::lock(&options)?;
+    let _lock = connect::lock_in_turn(&options).await?;
     Ok(migrate::up(&options).await?)
 }
 
@@ -119,7 +119,7 @@ pub async fn migrate_up(config: &DatabaseConfig) -> Result<Vec<String>, AppError
 /// The database's own; on SQLite also that a server is using the file.
 pub async fn migrate_down(config: &DatabaseConfig, steps: u32) -> Result<Vec<String>, AppError> {
     let options = connect_options(config);
-    let _lock = connect::lock(&options)?;
+    let _lock = connect::lock_in_turn(&options).await?;
     Ok(migrate::down(&options, steps).await?)
 }
 
@@ -228,7 +228,7 @@ fn start_server(
     health: &Health,
     tls: Option<Arc<TlsReloader>>,
     listener: TcpListener,
-    mut stopped: watch::Receiver<bool>,
+    stopped: watch::Receiver<bool>,
 ) -> Server {
     let server = &config.server;
     let connections = grpc::accept(
@@ -250,13 +250,7 @@ fn start_server(
         control_timeout: server.control_timeout,
     };
     let health = health.clone();
-    tokio::spawn(async move {
-        let stop = async move {
-            // An error means that the sender is gone, and with it the reason to go on.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        };
-        grpc::serve(calls, health, connections, limits, stop).await
-    })
+    tokio::spawn(async move { grpc::serve(calls, health, connections, limits, stopped).await })
 }
 
 /// Waits until the database answers and everything that a call needs has been read from it.
@@ -301,14 +295,14 @@ async fn prepare(
     }
     context.limiter.restore(&context.store, context.clock.now()).await?;
     context.feed.poll().await?;
+    let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;
+    // After all else, since calls are answered from here on. A second round after a failure finds the same key.
+    let _ = context.page_tokens.set(PageTokens::new(key));
     if config.server.dev {
         greet(config, context, address).await?;
     } else if !service::is_initialized(context).await? {
         tracing::warn!("the database has no organization yet: run `keystead init`");
     }
-    let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;
-    // Last, since calls are answered from here on. Set once; a second round after a failure finds the same key.
-    let _ = context.page_tokens.set(PageTokens::new(key));
     Ok(())
 }
 

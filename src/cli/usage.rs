@@ -26,7 +26,7 @@ pub(super) struct Usage {
     flags: Flags<ClientSettings>,
     #[command(flatten)]
     subject: SubjectFlags,
-    /// Usage at or after this time; by default 30 days before --to.
+    /// Usage at or after this time; by default the start of the month of --to, UTC.
     #[arg(long, value_name = "TIME", value_parser = values::moment)]
     from: Option<Timestamp>,
     /// Usage before this time; by default now.

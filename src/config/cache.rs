@@ -1,6 +1,6 @@
 //! The `cache` section: how much the in-process key cache holds, and for how long.
 //!
-//! Declares and reads. The age bound of 60 s is a promise of the design (a cached entry is served at most that
+//! Declares and reads. The age bound of 60 s is a promise (a cached entry is served at most that
 //! long), so no setting can raise it. Invariant: known and unknown keys have bounds of their own.
 
 use std::time::Duration;

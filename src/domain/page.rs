@@ -74,6 +74,31 @@ pub fn parse_page_size(size: i32) -> Result<u64, Invalid> {
     }
 }
 
+/// A page token that has the form of one; whether it is one of ours only [`PageTokens::decode`] can tell.
+#[derive(Debug, Clone)]
+pub struct PageToken(Option<Vec<u8>>);
+
+impl PageToken {
+    /// Reads the form of a token; empty stands for the first page.
+    ///
+    /// # Errors
+    /// Refuses what no token looks like.
+    pub fn parse(token: &str) -> Result<Self, Invalid> {
+        if token.is_empty() {
+            return Ok(Self(None));
+        }
+        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
+        if token.len() > TOKEN_LENGTH_MAX || bytes.len() <= TAG_LENGTH {
+            return Err(refused());
+        }
+        Ok(Self(Some(bytes)))
+    }
+}
+
+fn refused() -> Invalid {
+    Invalid::new("must be the token of the page before, with the same other arguments")
+}
+
 /// Writes and reads page tokens. The key comes from the database, so that every replica reads every token.
 pub struct PageTokens {
     key: [u8; 32],
@@ -96,20 +121,15 @@ impl PageTokens {
         URL_SAFE_NO_PAD.encode(token)
     }
 
-    /// Reads a token; empty stands for the first page.
+    /// Reads a token.
     ///
     /// # Errors
     /// Refuses whatever `encode` did not write for the same context.
-    pub fn decode(&self, token: &str, context: &str) -> Result<Option<Position>, Invalid> {
-        if token.is_empty() {
+    pub fn decode(&self, token: &PageToken, context: &str) -> Result<Option<Position>, Invalid> {
+        let Some(token) = &token.0 else {
             return Ok(None);
-        }
-        let refused = || Invalid::new("must be the token of the page before, with the same other arguments");
-        if token.len() > TOKEN_LENGTH_MAX {
-            return Err(refused());
-        }
-        let bytes = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
-        let (tag, payload) = bytes.split_at_checked(TAG_LENGTH).ok_or_else(refused)?;
+        };
+        let (tag, payload) = token.split_at_checked(TAG_LENGTH).ok_or_else(refused)?;
         let payload = str::from_utf8(payload).map_err(|_| refused())?;
         if !bool::from(subtle::ConstantTimeEq::ct_eq(tag, &self.tag(payload, context)[..])) {
             return Err(refused());
@@ -145,15 +165,18 @@ mod tests {
         let tokens = PageTokens::new([1; 32]);
         let position = Position { sort: -5, id: "0198c7a4-5b7e-7c3a-9f00-2f1d6a8b9c0d".to_owned() };
         let token = tokens.encode(&position, "keys of a, caller x");
-        assert_eq!(tokens.decode(&token, "keys of a, caller x"), Ok(Some(position)));
-        assert!(tokens.decode(&token, "keys of b, caller x").is_err());
-        assert!(tokens.decode(&token, "keys of a, caller y").is_err());
-        assert!(PageTokens::new([2; 32]).decode(&token, "keys of a, caller x").is_err());
+        let decode = |tokens: &PageTokens, token: &str, context: &str| {
+            PageToken::parse(token).and_then(|token| tokens.decode(&token, context))
+        };
+        assert_eq!(decode(&tokens, &token, "keys of a, caller x"), Ok(Some(position)));
+        assert!(decode(&tokens, &token, "keys of b, caller x").is_err());
+        assert!(decode(&tokens, &token, "keys of a, caller y").is_err());
+        assert!(decode(&PageTokens::new([2; 32]), &token, "keys of a, caller x").is_err());
         for cut in 1..token.len() {
-            assert!(tokens.decode(&token[..cut], "keys of a, caller x").is_err());
+            assert!(decode(&tokens, &token[..cut], "keys of a, caller x").is_err());
         }
-        assert_eq!(tokens.decode("", "any"), Ok(None));
-        assert!(tokens.decode("💥", "any").is_err());
+        assert_eq!(decode(&tokens, "", "any"), Ok(None));
+        assert!(decode(&tokens, "💥", "any").is_err());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Who a caller is and what it may do: the permissions of Keystead's own API (DESIGN section 6), which are
+//! Who a caller is and what it may do: the permissions of Keystead's own API, which are
 //! scopes of the caller's key under `keystead.`, and the organizations that it reaches.
 //! Must not look anything up. Invariant: nobody hands out a `keystead.` scope that they do not hold.
 

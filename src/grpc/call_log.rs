@@ -1,6 +1,6 @@
 //! One log line per call, and rich details for what tonic refuses by itself before a handler runs: messages that are
 //! too large or malformed, methods that do not exist.
-//! Must not read the body, and never refuses a call: h2 punishes connections whose bodies are dropped unread.
+//! Must not read the body of a call that a handler takes, nor refuse one unread: h2 punishes dropped bodies.
 //! Never logs a secret, a digest or metadata; names and ids alone.
 
 use std::{
@@ -10,11 +10,13 @@ use std::{
 };
 
 use http::{HeaderValue, Request, Response};
-use tonic::{Code, Status};
+use http_body_util::BodyExt as _;
+use tokio::sync::watch;
+use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::field::display;
 
-use super::status::Refusal;
+use super::{methods, status::Refusal, until_stopped::until_stopped};
 use crate::{
     clock::Clock,
     domain::ids::{KeyId, OrganizationId, RecordId},
@@ -23,6 +25,9 @@ use crate::{
 
 /// The response header that carries the call's id.
 const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// How much of the body of an unknown method is read.
+const UNKNOWN_BYTES_MAX: usize = 1 << 20;
 
 /// What a handler tells of its call.
 #[derive(Debug, Default)]
@@ -77,7 +82,7 @@ impl CallRecord {
 
 /// Writes the line when it is dropped, so that a call whose caller hung up has one too.
 struct Line {
-    method: String,
+    method: &'static str,
     begun: Instant,
     record: CallRecord,
     code: Code,
@@ -91,7 +96,7 @@ impl Drop for Line {
         let key_id = told.key_id.map(display);
         let organization_id = told.organization_id.map(display);
         let caller_key_id = told.caller_key_id.map(display);
-        let (method, code, request_id) = (self.method.as_str(), code_name(self.code), &*self.record.request_id);
+        let (method, code, request_id) = (self.method, code_name(self.code), &*self.record.request_id);
         if method.starts_with("grpc.") {
             tracing::debug!(method, code, duration_us, request_id, "call");
         } else {
@@ -114,13 +119,15 @@ impl Drop for Line {
 #[derive(Clone)]
 pub struct CallLogLayer {
     pub clock: Clock,
+    /// Turns true when the service is told to stop.
+    pub stopped: watch::Receiver<bool>,
 }
 
 impl<S> Layer<S> for CallLogLayer {
     type Service = CallLog<S>;
 
     fn layer(&self, inner: S) -> CallLog<S> {
-        CallLog { inner, clock: self.clock.clone() }
+        CallLog { inner, layer: self.clone() }
     }
 }
 
@@ -128,39 +135,49 @@ impl<S> Layer<S> for CallLogLayer {
 #[derive(Clone)]
 pub struct CallLog<S> {
     inner: S,
-    clock: Clock,
+    layer: CallLogLayer,
 }
 
-impl<S, B, R> Service<Request<B>> for CallLog<S>
+impl<S> Service<Request<Body>> for CallLog<S>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,
     S::Error: Send,
 {
-    type Response = Response<R>;
+    type Response = Response<Body>;
     type Error = S::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<R>, S::Error>> + Send>>;
+    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        let request_id = RecordId::new(self.clock.now(), random::bytes()).to_string();
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let request_id = RecordId::new(self.layer.clock.now(), random::bytes()).to_string();
         let record = CallRecord::new(&request_id);
-        let method = method_name(request.uri().path());
+        let known = methods::find(request.uri().path());
+        let method = known.unwrap_or(methods::UNKNOWN);
         let line = Line { method, begun: Instant::now(), record: record.clone(), code: Code::Cancelled };
-        request.extensions_mut().insert(record);
-        let answer = self.inner.call(request);
+        let answer = if known.is_some() {
+            request.extensions_mut().insert(record);
+            if methods::is_reflection(method) {
+                request = request.map(|body| until_stopped(body, self.layer.stopped.clone()));
+            }
+            Ok(self.inner.call(request))
+        } else {
+            Err(refuse_unknown(request))
+        };
         Box::pin(async move {
             // All of it, so that it is dropped, and written, when this future is.
             let mut line = line;
-            let mut response = answer.await?;
-            if let Some(status) = Status::from_header_map(response.headers()) {
-                line.code = complete(&status, &mut response);
-            } else {
-                line.code = Code::Ok;
-            }
+            let mut response = match answer {
+                Ok(answer) => answer.await?,
+                Err(refused) => refused.await,
+            };
+            line.code = match Status::from_header_map(response.headers()) {
+                Some(status) => complete(&status, &mut response),
+                None => Code::Ok,
+            };
             if let Ok(id) = HeaderValue::from_str(&request_id) {
                 response.headers_mut().insert(REQUEST_ID_HEADER, id);
             }
@@ -169,8 +186,22 @@ where
     }
 }
 
+/// Refuses a method that does not exist, once its body has been read: h2 gives up connections on which bodies are
+/// dropped unread. A body that is larger than any of ours is not read to its end.
+async fn refuse_unknown(request: Request<Body>) -> Response<Body> {
+    let mut body = request.into_body();
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, prost::bytes::Bytes::len);
+        if bytes > UNKNOWN_BYTES_MAX {
+            break;
+        }
+    }
+    Refusal::new(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such method").into_status().into_http()
+}
+
 /// Gives a status that tonic made by itself the details that ours have, in the words of our contract.
-fn complete<R>(status: &Status, response: &mut Response<R>) -> Code {
+fn complete(status: &Status, response: &mut Response<Body>) -> Code {
     if status.code() == Code::Ok || !status.details().is_empty() {
         return status.code();
     }
@@ -183,11 +214,11 @@ fn complete<R>(status: &Status, response: &mut Response<R>) -> Code {
             let message = "the request cannot be decoded: it is not a message of this rpc";
             Refusal::new(Code::InvalidArgument, "MALFORMED_MESSAGE", message)
         }
-        Code::Unimplemented if message.contains("compressed") => {
+        // Unknown methods do not get here, so this is about how a known one was called.
+        Code::Unimplemented => {
             let message = "the request is compressed, which is not supported";
             Refusal::new(Code::Unimplemented, "ENCODING_NOT_SUPPORTED", message)
         }
-        Code::Unimplemented => Refusal::new(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such method"),
         Code::NotFound => Refusal::new(Code::NotFound, "NOT_FOUND", message),
         code => Refusal::new(code, "REFUSED", message),
     };
@@ -198,12 +229,6 @@ fn complete<R>(status: &Status, response: &mut Response<R>) -> Code {
     // Only fails for a message that no header can hold; the status then goes out as tonic made it.
     let _ = completed.add_header(response.headers_mut());
     completed.code()
-}
-
-/// `/keystead.v1.KeyService/VerifyKey` as `keystead.v1.KeyService/VerifyKey`; whatever else a client may have written
-/// there is shown without control characters and cut.
-fn method_name(path: &str) -> String {
-    path.trim_start_matches('/').chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
 /// The name of a code as the gRPC specification spells it.

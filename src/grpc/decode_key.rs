@@ -12,7 +12,7 @@ use crate::{
         key::{Environment, KeyChanges, KeyFilter, KeyStatus, Lifetime, NewKey, RevocationReason},
         limits::{COST_MAX, parse_limit_name},
         outcome::{Outcome, Question},
-        page,
+        page::{self, PageToken},
         permission::Reach,
         scope::RequiredScopes,
         secret::digest_of_presented,
@@ -36,7 +36,7 @@ const USER_AGENT_LENGTH_MAX: usize = 512;
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 
 /// One list to read: filter, page size, page token.
-pub type KeyList = (KeyFilter, u64, String);
+pub type KeyList = (KeyFilter, u64, PageToken);
 
 pub fn decode_create(request: v1::CreateKeyRequest, now: Timestamp) -> Result<NewKey, ServiceError> {
     let mut fields = Fields::default();
@@ -160,6 +160,7 @@ pub fn decode_list(request: v1::ListKeysRequest) -> Result<KeyList, ServiceError
     let mut fields = Fields::default();
     let organization_id = fields.take("organization_id", OrganizationId::parse(&request.organization_id));
     let size = fields.take("page_size", page::parse_page_size(request.page_size));
+    let token = fields.take("page_token", PageToken::parse(&request.page_token));
     let status = fields.word("status", request.status, |word| match word {
         v1::KeyStatus::Unspecified => None,
         v1::KeyStatus::Active => Some(KeyStatus::Active),
@@ -183,7 +184,7 @@ pub fn decode_list(request: v1::ListKeysRequest) -> Result<KeyList, ServiceError
             unused_since,
         })
     })();
-    fields.finish((|| Some((filter?, size?, request.page_token)))())
+    fields.finish((|| Some((filter?, size?, token?)))())
 }
 
 pub fn decode_update(request: v1::UpdateKeyRequest, now: Timestamp) -> Result<UpdateKey, ServiceError> {

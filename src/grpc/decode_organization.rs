@@ -9,7 +9,7 @@ use crate::{
             NewOrganization, OrganizationChanges, OrganizationFilter, OrganizationSelector, Plan, parse_max_keys,
             parse_monthly_quota,
         },
-        page,
+        page::{self, PageToken},
         secret::SecretPrefix,
         text,
     },
@@ -65,12 +65,15 @@ pub fn decode_get(request: v1::GetOrganizationRequest) -> Result<OrganizationSel
     fields.finish(selector)
 }
 
-pub fn decode_list(request: v1::ListOrganizationsRequest) -> Result<(OrganizationFilter, u64, String), ServiceError> {
+pub fn decode_list(
+    request: v1::ListOrganizationsRequest,
+) -> Result<(OrganizationFilter, u64, PageToken), ServiceError> {
     let mut fields = Fields::default();
     let size = fields.take("page_size", page::parse_page_size(request.page_size));
+    let token = fields.take("page_token", PageToken::parse(&request.page_token));
     let name_contains = fields.optional("name_contains", &request.name_contains, parse_name_part);
     let filter = OrganizationFilter { active: request.active, name_contains };
-    fields.finish(size.map(|size| (filter, size, request.page_token)))
+    fields.finish(size.zip(token).map(|(size, token)| (filter, size, token)))
 }
 
 pub fn decode_update(request: v1::UpdateOrganizationRequest) -> Result<UpdateOrganization, ServiceError> {

@@ -6,7 +6,7 @@ use crate::{
         Invalid,
         audit::{AuditAction, AuditFilter},
         ids::{KeyId, OrganizationId},
-        page,
+        page::{self, PageToken},
         time::Timestamp,
         usage::{Granularity, UsageQuestion, UsageSubject},
     },
@@ -58,7 +58,7 @@ pub fn decode_stats(request: v1::UsageStatsRequest, now: Timestamp) -> Result<Us
     fields.finish(question)
 }
 
-pub fn decode_audit_list(request: v1::ListAuditEventsRequest) -> Result<(AuditFilter, u64, String), ServiceError> {
+pub fn decode_audit_list(request: v1::ListAuditEventsRequest) -> Result<(AuditFilter, u64, PageToken), ServiceError> {
     let mut fields = Fields::default();
     let organization_id = fields.optional("organization_id", &request.organization_id, OrganizationId::parse);
     // Keys and organizations share one form of id; a target may be either.
@@ -76,6 +76,7 @@ pub fn decode_audit_list(request: v1::ListAuditEventsRequest) -> Result<(AuditFi
         fields.refuse("end_time", Invalid::new("must be after start_time"));
     }
     let size = fields.take("page_size", page::parse_page_size(request.page_size));
+    let token = fields.take("page_token", PageToken::parse(&request.page_token));
     let filter = AuditFilter { organization_id, target_id, actor_key_id, action, start_time, end_time };
-    fields.finish(size.map(|size| (filter, size, request.page_token)))
+    fields.finish(size.zip(token).map(|(size, token)| (filter, size, token)))
 }

@@ -127,11 +127,12 @@ impl Fields {
     /// Credits, if there are any.
     pub fn credits(&mut self, field: &str, credits: Option<&v1::Credits>) -> Option<Credits> {
         let credits = credits?;
-        let interval = self.word(&format!("{field}.refill_interval"), credits.refill_interval, |word| match word {
+        let interval = self.word(&format!("{field}.refill_interval"), credits.refill_interval, Some)?;
+        let interval = match interval {
             v1::RefillInterval::Unspecified => None,
             v1::RefillInterval::Day => Some(RefillInterval::Day),
             v1::RefillInterval::Month => Some(RefillInterval::Month),
-        });
+        };
         self.take(field, Credits::parse(credits.remaining, credits.refill_amount, interval))
     }
 

@@ -1,7 +1,7 @@
 //! The wire: one file per service, which decode, call a use case, encode, and decide nothing.
 //!
 //! In reading order: `server` (settings and services), `listener` and `tls` (connections), `call_log` (the one line
-//! per call, and what tonic refuses by itself), `codec` (one member per oneof), `calls` (caller, deadline, error), then the services, and
+//! per call, and what tonic refuses by itself, with `methods` and `until_stopped`), `codec` (one member per oneof), `calls` (caller, deadline, error), then the services, and
 //! `fields`, `decode_*`, `encode` and `status` for what crosses the wire. `health` tells whether we are ready.
 //! tonic and prost types stay here.
 
@@ -17,11 +17,13 @@ mod fields;
 mod health;
 mod key_service;
 mod listener;
+mod methods;
 mod organization_service;
 mod server;
 mod sizes;
 mod status;
 mod tls;
+mod until_stopped;
 
 pub use self::{
     calls::Calls,

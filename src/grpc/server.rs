@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tonic::transport::Server;
 
 use super::{call_log::CallLogLayer, calls::Calls, health::Health, listener::Connections, sizes::BySize};
@@ -38,7 +39,7 @@ pub struct ServerLimits {
     pub reflection: bool,
 }
 
-/// Serves until `shutdown`, then until every call in flight has been answered.
+/// Serves until `stopped` turns true, then until every call in flight has been answered.
 ///
 /// # Errors
 /// Where the descriptor set cannot be read, or the transport fails as a whole.
@@ -47,7 +48,7 @@ pub async fn serve(
     health: Health,
     connections: Connections,
     limits: ServerLimits,
-    shutdown: impl Future<Output = ()>,
+    mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let clock: Clock = calls.context.clock.clone();
     let (single, batch) = (limits.message_bytes_max, limits.batch_bytes_max);
@@ -67,14 +68,17 @@ pub async fn serve(
         .http2_keepalive_interval(Some(limits.keepalive_interval))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .layer(CallLogLayer { clock })
+        .layer(CallLogLayer { clock, stopped: stopped.clone() })
         .add_service(keys)
         .add_service(OrganizationServiceServer::new(calls.clone()).max_decoding_message_size(single))
         .add_service(AuditServiceServer::new(calls).max_decoding_message_size(single))
         .add_service(health.service().max_decoding_message_size(single))
         .add_optional_service(reflection_v1)
         .add_optional_service(reflection_v1alpha)
-        .serve_with_incoming_shutdown(connections, shutdown)
+        .serve_with_incoming_shutdown(connections, async move {
+            // An error means that the sender is gone, and with it the reason to go on.
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        })
         .await?;
     Ok(())
 }

@@ -134,14 +134,14 @@ pub fn encode_error(error: &ServiceError, request_id: &str) -> Status {
 fn invalid_argument(violations: &[Violation]) -> Refusal {
     let first = violations.first().map(|first| (shorten(&first.field), first.description.clone()));
     let (field, description) = first.unwrap_or_default();
-    let more = match violations.len() {
-        0 | 1 => String::new(),
-        count => format!("; {count} violations in all"),
+    let mut refusal = if violations.len() > 1 {
+        let count = violations.len().to_string();
+        let message = format!("{field}: {description}; {count} violations in all");
+        Refusal::new(Code::InvalidArgument, "INVALID_FIELDS", message).with("violations", count)
+    } else {
+        Refusal::new(Code::InvalidArgument, "INVALID_FIELDS", format!("{field}: {description}"))
     };
-    let message = format!("{field}: {description}{more}");
-    let mut refusal = Refusal::new(Code::InvalidArgument, "INVALID_FIELDS", message)
-        .with("field", field)
-        .with("violations", violations.len().to_string());
+    refusal = refusal.with("field", field);
     let mut bytes = 0;
     for (at, violation) in violations.iter().enumerate() {
         bytes += violation.field.len() + violation.description.len();

@@ -7,7 +7,7 @@ use super::{Call, Context, Resource, ServiceError};
 use crate::{
     domain::{
         audit::{AuditFilter, SealedEvent},
-        page::PageRequest,
+        page::{PageRequest, PageToken},
         permission::Reach,
     },
     store::audit_events,
@@ -22,7 +22,7 @@ pub async fn list_audit_events(
     call: &Call,
     mut filter: AuditFilter,
     size: u64,
-    token: &str,
+    token: &PageToken,
 ) -> Result<(Vec<SealedEvent>, String), ServiceError> {
     let tokens = context.page_tokens()?;
     let list = format!("audit|{}|{filter:?}", call.caller.key_id);

@@ -4,7 +4,7 @@ use super::{Call, Context, Resource, ServiceError, guards};
 use crate::{
     domain::{
         key::{ApiKey, KeyFilter},
-        page::{PageRequest, Position},
+        page::{PageRequest, PageToken, Position},
     },
     store::{api_keys, organizations},
 };
@@ -18,7 +18,7 @@ pub async fn list_keys(
     call: &Call,
     filter: &KeyFilter,
     size: u64,
-    token: &str,
+    token: &PageToken,
 ) -> Result<(Vec<ApiKey>, String), ServiceError> {
     let tokens = context.page_tokens()?;
     let list = format!("keys|{}|{filter:?}", call.caller.key_id);

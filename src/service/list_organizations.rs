@@ -6,7 +6,7 @@ use super::{Call, Context, CountedOrganization, ServiceError};
 use crate::{
     domain::{
         organization::{Organization, OrganizationFilter},
-        page::{PageRequest, Position},
+        page::{PageRequest, PageToken, Position},
     },
     store::{key_counts, organizations},
 };
@@ -20,7 +20,7 @@ pub async fn list_organizations(
     call: &Call,
     filter: &OrganizationFilter,
     size: u64,
-    token: &str,
+    token: &PageToken,
 ) -> Result<(Vec<CountedOrganization>, String), ServiceError> {
     let tokens = context.page_tokens()?;
     let list = format!("organizations|{}|{filter:?}", call.caller.key_id);

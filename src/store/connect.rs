@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     str::FromStr as _,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sea_orm::{
@@ -36,8 +36,10 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const VERIFY_STATEMENT_TIMEOUT: Duration = Duration::from_millis(1900);
 /// The longest statement of anything else, and the longest pause inside a transaction.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a statement waits for a row that somebody else holds.
+/// How long a statement waits for a row that somebody else holds, and a command for a file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a command asks for a file that is in use.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// The advisory lock under which migrations run; any number will do that nobody else uses.
 const MIGRATION_LOCK: i64 = 0x6b65_7973_7465_6164;
 
@@ -77,11 +79,21 @@ pub fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
-/// Keeps servers and other commands out of a SQLite file. Nothing to do on PostgreSQL.
+/// Keeps servers and other commands out of a SQLite file; commands that only take a moment are waited for.
 ///
 /// # Errors
-/// `InUse` where another process holds it.
-pub fn lock(options: &ConnectOptions) -> Result<FileLock, ConnectError> {
+/// `InUse` where another process goes on using the file.
+pub async fn lock_in_turn(options: &ConnectOptions) -> Result<FileLock, ConnectError> {
+    let begun = Instant::now();
+    loop {
+        match lock(options) {
+            Err(ConnectError::InUse(_)) if begun.elapsed() < LOCK_TIMEOUT => tokio::time::sleep(LOCK_RETRY).await,
+            result => return result,
+        }
+    }
+}
+
+fn lock(options: &ConnectOptions) -> Result<FileLock, ConnectError> {
     if is_sqlite(&options.url) {
         lock_file(sqlite_options(&options.url)?.get_filename())
     } else {

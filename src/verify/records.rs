@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,7 +15,7 @@ use tokio::sync::OnceCell;
 use super::cache::{Begun, GenerationCache, Slot};
 use crate::{
     domain::{digest::Digest, ids::OrganizationId, key::ApiKey, organization::Organization, permission::Reach},
-    store::{Store, StoreError, api_keys, key_changes::Changed, organizations},
+    store::{Database, Store, StoreError, api_keys, key_changes::Changed, organizations},
 };
 
 /// The bounds of the cache.
@@ -49,29 +50,30 @@ pub enum Freshness {
     FreshForControl,
 }
 
-type Flight = Arc<OnceCell<Option<Arc<ApiKey>>>>;
-
-/// Loads under way, by digest and by the generation they began in: whoever asks after an eviction must not be given
-/// what a load from before it finds.
-#[derive(Default)]
-struct Flights(Mutex<HashMap<(Digest, u64), Flight>>);
+/// Loads under way, by what they load and by the generation they began in: whoever asks after an eviction must not be
+/// given what a load from before it finds.
+struct Flights<K, V>(Mutex<HashMap<(K, u64), Arc<OnceCell<Option<Arc<V>>>>>>);
 
 /// A place on a load under way; leaving it, also by being cancelled, takes the load off the board.
-struct Seat<'a> {
-    flights: &'a Flights,
-    name: (Digest, u64),
-    flight: Flight,
+struct Seat<'a, K: Copy + Eq + Hash, V> {
+    flights: &'a Flights<K, V>,
+    name: (K, u64),
+    flight: Arc<OnceCell<Option<Arc<V>>>>,
 }
 
-impl Flights {
-    fn board(&self, digest: Digest, generation: u64) -> Seat<'_> {
-        let name = (digest, generation);
+impl<K: Copy + Eq + Hash, V> Flights<K, V> {
+    fn none() -> Self {
+        Self(Mutex::new(HashMap::new()))
+    }
+
+    fn board(&self, what: K, began: Begun) -> Seat<'_, K, V> {
+        let name = (what, began.generation());
         let flight = self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
         Seat { flights: self, name, flight }
     }
 }
 
-impl Drop for Seat<'_> {
+impl<K: Copy + Eq + Hash, V> Drop for Seat<'_, K, V> {
     fn drop(&mut self) {
         self.flights.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
     }
@@ -83,7 +85,8 @@ pub struct Records {
     keys: GenerationCache<Digest, Arc<ApiKey>>,
     unknown: GenerationCache<Digest, ()>,
     organizations: GenerationCache<OrganizationId, Arc<Organization>>,
-    flights: Flights,
+    key_flights: Flights<Digest, ApiKey>,
+    organization_flights: Flights<OrganizationId, Organization>,
 }
 
 impl Slot for Digest {
@@ -107,7 +110,8 @@ impl Records {
             keys: GenerationCache::new(limits.entries_max, limits.entry_age_max),
             unknown: GenerationCache::new(limits.negative_entries_max, limits.negative_age_max),
             organizations: GenerationCache::new(limits.entries_max, limits.entry_age_max),
-            flights: Flights::default(),
+            key_flights: Flights::none(),
+            organization_flights: Flights::none(),
         }
     }
 
@@ -133,7 +137,7 @@ impl Records {
             return Ok(None);
         }
         let began = (self.keys.begin_load(digest), self.unknown.begin_load(digest));
-        let seat = self.flights.board(*digest, began.0.generation());
+        let seat = self.key_flights.board(*digest, began.0);
         seat.flight.get_or_try_init(|| self.load_key(digest, began)).await.cloned()
     }
 
@@ -155,21 +159,27 @@ impl Records {
         id: OrganizationId,
         freshness: Freshness,
     ) -> Result<Option<Arc<Organization>>, StoreError> {
-        if freshness == Freshness::Cached
-            && let Some(organization) = self.organizations.get(&id)
-        {
+        match freshness {
+            Freshness::Cached => self.cached_organization(id).await,
+            Freshness::Fresh => load_organization(self.store.verify(), id).await,
+            Freshness::FreshForControl => load_organization(self.store.control(), id).await,
+        }
+    }
+
+    async fn cached_organization(&self, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
+        if let Some(organization) = self.organizations.get(&id) {
             return Ok(Some(organization));
         }
         let began = self.organizations.begin_load(&id);
-        let db = match freshness {
-            Freshness::Cached | Freshness::Fresh => self.store.verify(),
-            Freshness::FreshForControl => self.store.control(),
+        let load = async || {
+            let found = load_organization(self.store.verify(), id).await?;
+            if let Some(organization) = &found {
+                self.organizations.insert(id, organization.clone(), began);
+            }
+            Ok(found)
         };
-        let found = organizations::find_by_id(db, Reach::All, id).await?.map(Arc::new);
-        if let Some(organization) = &found {
-            self.organizations.insert(id, organization.clone(), began);
-        }
-        Ok(found)
+        let seat = self.organization_flights.board(id, began);
+        seat.flight.get_or_try_init(load).await.cloned()
     }
 
     /// Forgets a key; a look-up that begins after this sees the database's state.
@@ -199,4 +209,8 @@ impl Records {
             Changed::Unknown => self.evict_all(),
         }
     }
+}
+
+async fn load_organization(db: &impl Database, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
+    Ok(organizations::find_by_id(db, Reach::All, id).await?.map(Arc::new))
 }

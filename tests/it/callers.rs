@@ -1,4 +1,4 @@
-//! Who may call what (DESIGN section 6), over every rpc of the descriptor set, so that none can be forgotten.
+//! Who may call what, over every rpc of the descriptor set, so that none can be forgotten.
 //! Here: no call without a credential that holds, and none without its permission, both before anything of the
 //! request is looked at. `foreign`: what belongs to others does not exist. `scopes`: nobody hands out more than
 //! they hold. `revoked`: a control-plane permission rests on the database and not on a cache.
@@ -22,7 +22,7 @@ use crate::harness::{
 
 pub const SYSTEM: &str = "00000000-0000-0000-0000-000000000001";
 
-/// The table of DESIGN section 6: each permission and the rpcs that it opens.
+/// The table of permissions: each permission and the rpcs that it opens.
 pub const PERMISSIONS: &[(&str, &[&str])] = &[
     ("keystead.keys.verify", &["KeyService/VerifyKey", "KeyService/BatchVerifyKeys"]),
     ("keystead.keys.create", &["KeyService/CreateKey"]),

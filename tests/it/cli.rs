@@ -1,4 +1,4 @@
-//! The command line from end to end, as processes (DESIGN section 11): what is printed where, tables for people and
+//! The command line from end to end, as processes: what is printed where, tables for people and
 //! JSON for programs, and the exit codes that scripts rest on: 0 done, 1 refused, 2 usage, 3 unreachable.
 //! Here: preparing a database, health, and the exit codes. `objects`: keys, organizations, usage and audit.
 //! `dev`: `serve --dev`, the newcomer's first command. (`harness::cli` is what runs the processes.)

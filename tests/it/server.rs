@@ -1,4 +1,4 @@
-//! The server as its clients and its operator meet it (DESIGN section 8): health that tells the truth from the first
+//! The server as its clients and its operator meet it: health that tells the truth from the first
 //! moment on, reflection, and calls that are answered whatever the database does.
 //! `wire`: connections that a test controls. `messages`: what a client may send. `connections`: many calls and bad
 //! peers. `drain`: the end. `hang_up`: callers who leave. `tls`: certificates.

@@ -285,6 +285,8 @@ pub(super) fn bare_command(database_url: &str) -> Command {
     }
     // In the environment, because the URL of PostgreSQL holds a password and a process list shows arguments.
     command.env("KEYSTEAD_DATABASE_URL", database_url).env("NO_COLOR", "1");
+    // Many servers share two cores here; tests about time set their own with a flag.
+    command.env("KEYSTEAD_VERIFY_TIMEOUT_MS", "20000");
     command
 }
 

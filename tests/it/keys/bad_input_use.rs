@@ -1,5 +1,6 @@
-//! Bad input to `VerifyKey` and `UsageStats`: every bad field is named, whatever the secret is worth, and
-//! neither credits nor limits nor usage move.
+//! Bad input to `VerifyKey` and `UsageStats`: every bad field is named, whatever the secret is worth.
+//! Text of any script is legal where it is only told for usage.
+//! Invariant: a request that is refused moves neither credits nor limits nor usage.
 
 use std::collections::HashMap;
 

@@ -1,5 +1,6 @@
 //! `CreateKey`: what the record holds, what the secret looks like, and what stands where nothing was asked for.
 //! Bounds and refusals are in `create_bounds.rs`; bad input is in `bad_input.rs`.
+//! Invariant: what is compared is the whole record, so that a field that is ever added cannot be forgotten.
 
 use std::collections::{BTreeSet, HashMap};
 

@@ -1,4 +1,6 @@
 //! `GetKey`: the record of one key, and what use leaves on it.
+//! What each field holds after a creation or a change is with those rpcs, which all read the key back.
+//! Invariant: use is not a change of settings; it moves neither the etag nor the time of the last update.
 
 use keystead::proto::v1::{GetKeyRequest, ListKeysRequest, Outcome};
 use tonic::Code;
@@ -67,10 +69,10 @@ async fn use_of_the_last_moments_survives_a_restart(database: TestDatabase) {
     assert_eq!(world.get(&key.id).await.request_count, 25);
 }
 
-store_test!(what_no_key_created_has_no_creator);
-async fn what_no_key_created_has_no_creator(database: TestDatabase) {
+store_test!(the_first_admin_key_says_that_init_created_it);
+async fn the_first_admin_key_says_that_init_created_it(database: TestDatabase) {
     let world = World::new(&database).await;
     let admins = world.list(ListKeysRequest { organization_id: SYSTEM.to_owned(), ..Default::default() }).await;
     assert_eq!(admins.len(), 1);
-    assert_eq!(admins[0].created_by, "", "the command line created it");
+    assert_eq!(admins[0].created_by, "init");
 }

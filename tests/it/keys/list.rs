@@ -1,5 +1,6 @@
 //! `ListKeys`: each filter by itself and several together, the order, and what a page holds.
 //! How pages hang together is in `list_pages.rs`.
+//! Invariant: a filter knows what the record shows; `%`, `_` and quotes are text like any other.
 
 use keystead::proto::v1::create_key_request::Lifetime;
 use keystead::proto::v1::{

@@ -1,5 +1,6 @@
-//! Messages as a whole: too large for an rpc, or no message of it at all. Each is refused with `INVALID_ARGUMENT`,
-//! changes nothing, and leaves the connection as good as it was.
+//! Messages of `KeyService` as a whole: too large for an rpc, or no message of it at all.
+//! Two members of a oneof, and messages of the other services, are in `server/messages.rs`.
+//! Invariant: each is refused with `INVALID_ARGUMENT`, changes nothing, and leaves the connection as it was.
 
 use keystead::proto::v1::usage_stats_request::Subject;
 use keystead::proto::v1::{

@@ -1,5 +1,6 @@
 //! `RevokeKey`: final, idempotent, and written down: why, when, by whom, from which revision on.
 //! That no verification passes afterwards is in `verify_freshness.rs`; the last admin key in `revoke_admins.rs`.
+//! Invariant: the first revocation stands, whatever comes after it.
 
 use keystead::proto::v1::{
     ApiKey, KeyStatus, ListAuditEventsRequest, Outcome, RevocationReason, RevokeKeyRequest, RevokeKeyResponse,

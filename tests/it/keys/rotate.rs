@@ -1,5 +1,6 @@
-//! `RotateKey`: a new secret under the same settings, and the end of the old one. What both keys share
-//! meanwhile is in `rotate_shares.rs`.
+//! `RotateKey`: a new secret under the same settings, and the end of the old one.
+//! What both keys share meanwhile is in `rotate_shares.rs`; the last admin key is in `revoke_admins.rs`.
+//! Invariant: the old key never lives longer than it had, and a refused rotation makes no key.
 
 use std::collections::HashMap;
 

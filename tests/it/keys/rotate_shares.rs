@@ -1,5 +1,6 @@
-//! `RotateKey`: what the old key and the new one share while both live. Credits are neither doubled nor lost,
-//! and rate limits go on counting, so that nobody gets a second helping by rotating.
+//! `RotateKey`: what the old key and the new one share while both live.
+//! Credits are neither doubled nor lost, and rate limits go on counting.
+//! Invariant: nobody gets a second helping by rotating, also while a key is being used.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,7 +9,7 @@ use keystead::proto::v1::{ApiKey, Credits, Outcome, RateLimit, RefillInterval, R
 use tokio::task::JoinSet;
 use tonic::Code;
 
-use super::{Keys, World, days, presenting, refused, updating, with};
+use super::{Keys, World, answer_to, days, presenting, refused, updating, with};
 use crate::harness::{TestDatabase, store_test, wait_until};
 
 fn credits(remaining: i64) -> Credits {
@@ -53,9 +54,9 @@ async fn credits_are_shared_along_a_chain_of_rotations(database: TestDatabase) {
 }
 
 /// Spends one credit after another until there are none.
-async fn spend_all(mut keys: Keys, secret: String, spent: Arc<AtomicI64>) {
+async fn spend_all(keys: Keys, secret: String, spent: Arc<AtomicI64>) {
     loop {
-        match keys.verify_key(presenting(&secret)).await.expect("an answer").into_inner().outcome() {
+        match answer_to(keys.clone(), presenting(&secret)).await.outcome() {
             Outcome::Valid => spent.fetch_add(1, Ordering::SeqCst),
             Outcome::CreditsExhausted => return,
             outcome => panic!("{outcome:?}"),

@@ -1,5 +1,6 @@
 //! `UpdateKey`: what it changes. Each path changes its own field and nothing else; a mask unsets what the
-//! message leaves out; the change holds for the next verification. Refusals are in `update_rules.rs`.
+//! message leaves out. Refusals are in `update_rules.rs`.
+//! Invariant: the next verification on the same server knows the change.
 
 use std::collections::HashMap;
 

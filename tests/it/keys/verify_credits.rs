@@ -1,5 +1,6 @@
-//! `VerifyKey`: credits, which are exact under any concurrency, and the outcome `CREDITS_EXHAUSTED`.
+//! `VerifyKey`: credits and the outcome `CREDITS_EXHAUSTED`.
 //! Refills are brought about by SQL that puts their moment into the past, since no test waits for midnight.
+//! Invariant: each credit is spent once, under any concurrency, and by what was `VALID` alone.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +8,7 @@ use keystead::proto::v1::{
     ApiKey, Credits, Organization, Outcome, RateLimit, RefillInterval, RequiredScopes, VerifyKeyRequest,
 };
 
-use super::{World, at_once, days, presenting, texts, with};
+use super::{World, answer_to, at_once, days, presenting, texts, with};
 use crate::harness::{TestDatabase, store_test};
 
 impl World {
@@ -36,11 +37,7 @@ store_test!(a_hundred_spends_at_once_of_forty_credits_pass_forty_times);
 async fn a_hundred_spends_at_once_of_forty_credits_pass_forty_times(database: TestDatabase) {
     let world = World::new(&database).await;
     let (key, secret) = world.credited(credits(40)).await;
-    let answers = at_once((0..100).map(|_| {
-        let (mut keys, request) = (world.server.keys(), presenting(&secret));
-        async move { keys.verify_key(request).await.expect("an answer").into_inner() }
-    }))
-    .await;
+    let answers = at_once((0..100).map(|_| answer_to(world.server.keys(), presenting(&secret)))).await;
     let (valid, denied): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.outcome() == Outcome::Valid);
     let left: BTreeSet<i64> = valid.iter().map(|answer| answer.credits_remaining.expect("credits")).collect();
     assert_eq!(left, (0..40).collect(), "each credit was spent once");
@@ -120,12 +117,8 @@ async fn a_refill_that_is_due_counts_once_and_is_seen_before_it_is_used(database
     database.raw_sql(&sql).await;
     assert_eq!(world.credits(&key).await, 5, "it counts from its moment on, used or not");
     assert_eq!(world.ask(costing(&secret, 0)).await.credits_remaining, Some(5));
-    let left = at_once((0..12).map(|_| {
-        let (mut keys, request) = (world.server.keys(), presenting(&secret));
-        async move { keys.verify_key(request).await.expect("an answer").into_inner().outcome() }
-    }))
-    .await;
-    assert_eq!(left.iter().filter(|outcome| **outcome == Outcome::Valid).count(), 5, "and only once");
+    let left = at_once((0..12).map(|_| answer_to(world.server.keys(), presenting(&secret)))).await;
+    assert_eq!(left.iter().filter(|answer| answer.outcome() == Outcome::Valid).count(), 5, "and only once");
     assert_eq!(world.credits(&key).await, 0);
     let next = format!("SELECT credits_refill_time_us FROM api_keys WHERE id = '{}'", key.id);
     let next = database.query_i64(&next).await;

@@ -168,7 +168,7 @@ async fn a_revocation_by_sql_is_seen_within_seconds(database: TestDatabase) {
     assert!(begun.elapsed() < FEED_LAG_MAX, "{:?}", begun.elapsed());
     let read = world.get(&key.id).await;
     assert_eq!(read.status(), keystead::proto::v1::KeyStatus::Revoked);
-    assert_eq!(read.revoked_by, "", "no key revoked it");
+    assert_eq!(read.revoked_by, "sql", "no key revoked it");
 }
 
 store_test!(an_organization_switched_off_by_sql_is_seen_within_seconds);

@@ -1,5 +1,6 @@
 //! `VerifyKey`: the outcomes that record, request and clock decide, and the order in which all are decided.
 //! `NOT_FOUND` has a file of its own, and so have limits, quota and credits.
+//! Invariant: every answer but `NOT_FOUND` carries the key's record, whatever the outcome.
 
 use std::collections::HashMap;
 

@@ -109,7 +109,7 @@ async fn an_organization_with_keys_is_deleted_by_force_alone(database: TestDatab
     let details = expect_error(refused, Code::FailedPrecondition, "ORGANIZATION_HAS_KEYS");
     assert_eq!(resource(&details), ("organization", organization.id.as_str()));
     let violation = &details.precondition_failure().expect("a PreconditionFailure").violations[0];
-    assert!(violation.description.contains('2'), "{violation:?}");
+    assert!(violation.description.contains("force"), "what to do is said: {violation:?}");
     assert_eq!(outcomes(&server, &secret).await, [Outcome::Valid; 2]);
 
     let deleted = delete(&server, &organization.id, "", true).await.expect("deleted");

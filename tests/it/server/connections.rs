@@ -1,4 +1,4 @@
-//! Connections, honest and other (DESIGN section 8, row by row): ten thousand calls in flight on one connection are all
+//! Connections, honest and other: ten thousand calls in flight on one connection are all
 //! answered, refused ones too; peers that stay silent, stop half-way or speak something else are closed within the
 //! handshake's bound; a flood of invalid streams ends its connection and no other.
 
@@ -213,6 +213,8 @@ async fn a_flood_of_invalid_streams_ends_its_connection_and_no_other() {
     rpcs::call(&honest, "/keystead.v1.KeyService/VerifyKey", Vec::new(), &[&bearer]).await.expect("an answer");
 }
 
+// Linux alone, where `prlimit` (util-linux) lowers a running process's limit.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_server_that_runs_out_of_descriptors_pauses_and_recovers() {
     let (_database, server) = sqlite_server(&["--handshake-timeout-ms", "60000"]).await;

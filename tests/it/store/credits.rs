@@ -100,14 +100,14 @@ async fn spending_leaves_every_other_key_alone(database: TestDatabase) {
     assert_eq!(world.stored(&other).await, other);
 }
 
-store_test!(a_key_without_credits_and_a_key_that_is_gone_are_unlimited);
-async fn a_key_without_credits_and_a_key_that_is_gone_are_unlimited(database: TestDatabase) {
+store_test!(a_key_without_credits_is_unlimited_and_one_that_is_gone_has_nothing_to_spend);
+async fn a_key_without_credits_is_unlimited_and_one_that_is_gone_has_nothing_to_spend(database: TestDatabase) {
     let world = World::new(database).await;
     let without = world.add_key(|_| {}).await;
     let gone = samples::key(world.acme.id);
-    for key in [&without, &gone] {
-        assert_eq!(spend(&world, key, 1, samples::NOW).await, Spent::Refused(Balance::Unlimited));
-        assert_eq!(remaining(&world, key, samples::NOW).await, Balance::Unlimited);
+    for (key, balance) in [(&without, Balance::Unlimited), (&gone, Balance::Gone)] {
+        assert_eq!(spend(&world, key, 1, samples::NOW).await, Spent::Refused(balance));
+        assert_eq!(remaining(&world, key, samples::NOW).await, balance);
     }
     assert_eq!(world.stored(&without).await, without);
 }

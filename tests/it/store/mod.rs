@@ -123,7 +123,7 @@ fn nobody() -> OrganizationId {
 
 /// Whether the database refused for a reason that has no word of its own, such as a reference.
 fn is_refused<T>(result: &Result<T, StoreError>) -> bool {
-    matches!(result, Err(StoreError::Unforeseen(_)))
+    matches!(result, Err(StoreError::Unforeseen(_) | StoreError::Conflict(keystead::store::Conflict::Id)))
 }
 
 async fn commit_all(transaction: DatabaseTransaction) {
