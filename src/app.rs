@@ -43,6 +43,8 @@ pub use crate::store::migrate::MigrationStatus;
 /// replicas that start together do not ask together.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
+/// A verification's time in commands that serve none.
+const VERIFY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 /// How long the last round of writing may take once no call is in flight.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -137,7 +139,7 @@ pub async fn migrate_status(config: &DatabaseConfig) -> Result<Vec<MigrationStat
 /// What makes a start impossible. A PostgreSQL that is away is waited for.
 pub async fn serve(config: Config) -> Result<(), AppError> {
     let tls = load_tls(&config)?;
-    let options = connect_options(&config.database);
+    let options = ConnectOptions { verify_timeout: config.server.verify_timeout, ..connect_options(&config.database) };
     let (store, lock) = connect::open(&options).await?;
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
@@ -177,6 +179,7 @@ fn connect_options(config: &DatabaseConfig) -> ConnectOptions {
         verify_connections_max: config.verify_connections_max,
         control_connections_max: config.control_connections_max,
         usage_connections_max: config.usage_connections_max,
+        verify_timeout: VERIFY_TIMEOUT_DEFAULT,
     }
 }
 

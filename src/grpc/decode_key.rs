@@ -156,7 +156,7 @@ pub fn decode_verify(
     fields.finish(verification)
 }
 
-pub fn decode_list(request: v1::ListKeysRequest) -> Result<KeyList, ServiceError> {
+pub fn decode_list(request: &v1::ListKeysRequest) -> Result<KeyList, ServiceError> {
     let mut fields = Fields::default();
     let organization_id = fields.take("organization_id", OrganizationId::parse(&request.organization_id));
     let size = fields.take("page_size", page::parse_page_size(request.page_size));

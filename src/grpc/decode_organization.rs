@@ -66,7 +66,7 @@ pub fn decode_get(request: v1::GetOrganizationRequest) -> Result<OrganizationSel
 }
 
 pub fn decode_list(
-    request: v1::ListOrganizationsRequest,
+    request: &v1::ListOrganizationsRequest,
 ) -> Result<(OrganizationFilter, u64, PageToken), ServiceError> {
     let mut fields = Fields::default();
     let size = fields.take("page_size", page::parse_page_size(request.page_size));

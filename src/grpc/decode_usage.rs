@@ -58,7 +58,7 @@ pub fn decode_stats(request: v1::UsageStatsRequest, now: Timestamp) -> Result<Us
     fields.finish(question)
 }
 
-pub fn decode_audit_list(request: v1::ListAuditEventsRequest) -> Result<(AuditFilter, u64, PageToken), ServiceError> {
+pub fn decode_audit_list(request: &v1::ListAuditEventsRequest) -> Result<(AuditFilter, u64, PageToken), ServiceError> {
     let mut fields = Fields::default();
     let organization_id = fields.optional("organization_id", &request.organization_id, OrganizationId::parse);
     // Keys and organizations share one form of id; a target may be either.

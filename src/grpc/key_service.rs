@@ -64,7 +64,7 @@ impl KeyService for Calls {
 
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
         self.control(request, Permission::KeysRead, |context, call, request, record| async move {
-            let (filter, size, token) = decode_key::decode_list(request)?;
+            let (filter, size, token) = decode_key::decode_list(&request)?;
             record.organization(filter.organization_id);
             let (keys, next_page_token) = service::list_keys(&context, &call, &filter, size, &token).await?;
             let now = context.clock.now();

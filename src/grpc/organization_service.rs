@@ -42,7 +42,7 @@ impl OrganizationService for Calls {
         request: Request<v1::ListOrganizationsRequest>,
     ) -> Result<Response<v1::ListOrganizationsResponse>, Status> {
         self.control(request, Permission::OrganizationsRead, |context, call, request, _| async move {
-            let (filter, size, token) = decode::decode_list(request)?;
+            let (filter, size, token) = decode::decode_list(&request)?;
             let (found, next_page_token) = service::list_organizations(&context, &call, &filter, size, &token).await?;
             let organizations = found.into_iter().map(encode_organization).collect();
             Ok(v1::ListOrganizationsResponse { organizations, next_page_token })

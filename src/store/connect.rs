@@ -28,12 +28,8 @@ const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
 const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Readers of a SQLite file; each is a thread.
 const SQLITE_READERS: u32 = 4;
-/// How long a verification waits for a connection; less than its own deadline.
-const VERIFY_ACQUIRE_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long other work waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest statement of a look-up; less than a verification's deadline.
-const VERIFY_STATEMENT_TIMEOUT: Duration = Duration::from_millis(1900);
 /// The longest statement of anything else, and the longest pause inside a transaction.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a statement waits for a row that somebody else holds, and a command for a file.
@@ -50,6 +46,8 @@ pub struct ConnectOptions {
     pub verify_connections_max: u32,
     pub control_connections_max: u32,
     pub usage_connections_max: u32,
+    /// The service's own time for a verification: waiting for a connection and asking the database fit into it.
+    pub verify_timeout: Duration,
 }
 
 /// Why a database cannot be used.
@@ -108,7 +106,7 @@ fn lock(options: &ConnectOptions) -> Result<FileLock, ConnectError> {
 pub async fn open(options: &ConnectOptions) -> Result<(Store, FileLock), ConnectError> {
     if is_sqlite(&options.url) {
         let lock = lock(options)?;
-        Ok((open_sqlite(sqlite_options(&options.url)?).await?, lock))
+        Ok((open_sqlite(sqlite_options(&options.url)?, options.verify_timeout).await?, lock))
     } else {
         Ok((open_postgres(options)?, lock(options)?))
     }
@@ -143,7 +141,7 @@ fn lock_file(database: &Path) -> Result<FileLock, ConnectError> {
     }
 }
 
-async fn open_sqlite(options: SqliteConnectOptions) -> Result<Store, ConnectError> {
+async fn open_sqlite(options: SqliteConnectOptions, verify_timeout: Duration) -> Result<Store, ConnectError> {
     let writer = SqlitePoolOptions::new()
         .max_connections(1)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -166,7 +164,7 @@ async fn open_sqlite(options: SqliteConnectOptions) -> Result<Store, ConnectErro
     }
     let options = options.pragma("query_only", "ON");
     let readers = |connections_max| {
-        let pool = SqlitePoolOptions::new().max_connections(connections_max).acquire_timeout(VERIFY_ACQUIRE_TIMEOUT);
+        let pool = SqlitePoolOptions::new().max_connections(connections_max).acquire_timeout(verify_timeout * 3 / 4);
         SqlxSqliteConnector::from_sqlx_sqlite_pool(pool.connect_lazy_with(options.clone()))
     };
     let writer = SqlxSqliteConnector::from_sqlx_sqlite_pool(writer);
@@ -186,10 +184,11 @@ fn is_new_enough(version: &str) -> bool {
 
 fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
     let url = &options.url;
-    let verify = postgres_pool(url, options.verify_connections_max, VERIFY_ACQUIRE_TIMEOUT, VERIFY_STATEMENT_TIMEOUT)?;
+    let (wait, ask) = (options.verify_timeout * 3 / 4, options.verify_timeout);
+    let verify = postgres_pool(url, options.verify_connections_max, wait, ask)?;
     let control = postgres_pool(url, options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
     let usage = postgres_pool(url, options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
-    let feed = postgres_pool(url, 1, ACQUIRE_TIMEOUT, VERIFY_STATEMENT_TIMEOUT)?;
+    let feed = postgres_pool(url, 1, ACQUIRE_TIMEOUT, ask)?;
     Ok(Store { verify, write: control.clone(), control, usage, feed })
 }
 

@@ -52,13 +52,16 @@ pub enum Freshness {
 
 /// Loads under way, by what they load and by the generation they began in: whoever asks after an eviction must not be
 /// given what a load from before it finds.
-struct Flights<K, V>(Mutex<HashMap<(K, u64), Arc<OnceCell<Option<Arc<V>>>>>>);
+struct Flights<K, V>(Mutex<HashMap<(K, u64), Flight<V>>>);
+
+/// What one load finds: nothing, or the record.
+type Flight<V> = Arc<OnceCell<Option<Arc<V>>>>;
 
 /// A place on a load under way; leaving it, also by being cancelled, takes the load off the board.
 struct Seat<'a, K: Copy + Eq + Hash, V> {
     flights: &'a Flights<K, V>,
     name: (K, u64),
-    flight: Arc<OnceCell<Option<Arc<V>>>>,
+    flight: Flight<V>,
 }
 
 impl<K: Copy + Eq + Hash, V> Flights<K, V> {

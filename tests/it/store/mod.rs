@@ -104,6 +104,7 @@ async fn insert(db: &impl Database, key: &ApiKey) {
 /// How the store is opened on a test's database.
 fn options(database: &TestDatabase) -> ConnectOptions {
     ConnectOptions {
+        verify_timeout: std::time::Duration::from_secs(20),
         url: database.url.clone(),
         verify_connections_max: 4,
         control_connections_max: 8,
