@@ -76,7 +76,7 @@ struct Revoke {
     /// Why.
     #[arg(long, value_parser = values::choice(REASONS, "REVOCATION_REASON_", RevocationReason::from_str_name))]
     reason: Option<i32>,
-    /// Note for the record and the audit log.
+    /// Note for the record.
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     note: String,
     /// Only if the key still has this etag.

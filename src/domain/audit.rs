@@ -50,7 +50,7 @@ pub struct NewAuditEvent {
     pub action: AuditAction,
     pub target_id: String,
     pub organization_id: OrganizationId,
-    /// JSON. Never a secret, a digest, metadata or other free values: names of settings and closed words only.
+    /// JSON: names of settings, closed words, ids and slugs. Never a secret, a digest, metadata or a note.
     pub detail: String,
 }
 
