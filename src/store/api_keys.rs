@@ -14,7 +14,7 @@ use crate::domain::{
     digest::Digest,
     ids::{KeyId, OrganizationId, RecordId},
     key::{ApiKey, KeyFilter, KeyStatus, Revocation, StoredStatus},
-    page::{Page, PageRequest, Position},
+    page::{Page, PageRequest},
     permission::Reach,
     text,
     time::Timestamp,
@@ -191,15 +191,8 @@ pub async fn list(
         select = select.filter(row.lt(Expr::tuple([after.sort.into(), after.id.clone().into()])));
     }
     let select = select.order_by_desc(Column::CreateTimeUs).order_by_desc(Column::Id).limit(page.size + 1);
-    let mut found = db.query_all(select.as_query()).await?;
-    let size = usize::try_from(page.size).unwrap_or(usize::MAX);
-    let more = found.len() > size;
-    found.truncate(size);
-    let next = match found.last() {
-        Some(last) if more => Some(Position { sort: last.try_get("", "create_time_us")?, id: last.try_get("", "id")? }),
-        _ => None,
-    };
-    Ok(Page { rows: rows::readable::<row::Model, ApiKey>(&found), next })
+    let found = db.query_all(select.as_query()).await?;
+    rows::page::<row::Model, ApiKey>(found, page.size, rows::by_creation)
 }
 
 fn matching(filter: &KeyFilter, now: Timestamp) -> Condition {

@@ -117,13 +117,8 @@ pub async fn list(
         select = select.filter(Column::Sequence.lt(after.sort));
     }
     let select = select.order_by_desc(Column::Sequence).limit(page.size + 1);
-    let mut found = db.query_all(select.as_query()).await?;
-    let size = usize::try_from(page.size).unwrap_or(usize::MAX);
-    let more = found.len() > size;
-    found.truncate(size);
-    let next = match found.last() {
-        Some(last) if more => Some(Position { sort: last.try_get("", "sequence")?, id: String::new() }),
-        _ => None,
-    };
-    Ok(Page { rows: rows::readable::<row::Model, SealedEvent>(&found), next })
+    let found = db.query_all(select.as_query()).await?;
+    rows::page::<row::Model, SealedEvent>(found, page.size, |last| {
+        Ok(Position { sort: last.try_get("", "sequence")?, id: String::new() })
+    })
 }

@@ -13,7 +13,7 @@ use super::{StoreError, api_keys::contains, entity::organization as row, entity:
 use crate::domain::{
     ids::{OrganizationId, RecordId},
     organization::{Organization, OrganizationFilter, OrganizationSelector},
-    page::{Page, PageRequest, Position},
+    page::{Page, PageRequest},
     permission::Reach,
     text,
 };
@@ -146,15 +146,8 @@ pub async fn list(
         select = select.filter(row.lt(Expr::tuple([after.sort.into(), after.id.clone().into()])));
     }
     let select = select.order_by_desc(Column::CreateTimeUs).order_by_desc(Column::Id).limit(page.size + 1);
-    let mut found = db.query_all(select.as_query()).await?;
-    let size = usize::try_from(page.size).unwrap_or(usize::MAX);
-    let more = found.len() > size;
-    found.truncate(size);
-    let next = match found.last() {
-        Some(last) if more => Some(Position { sort: last.try_get("", "create_time_us")?, id: last.try_get("", "id")? }),
-        _ => None,
-    };
-    Ok(Page { rows: rows::readable::<row::Model, Organization>(&found), next })
+    let found = db.query_all(select.as_query()).await?;
+    rows::page::<row::Model, Organization>(found, page.size, rows::by_creation)
 }
 
 /// Deletes an organization; says whether there was one. Refused by the database while it has keys.

@@ -2,7 +2,7 @@
 //! Invariant: a row that cannot be read refuses itself and no other. Lists leave it out and log its id; a look-up of
 //! it says `Corrupt`, which is "we do not know", never "there is no such key".
 
-use sea_orm::{FromQueryResult, QueryResult};
+use sea_orm::{DbErr, FromQueryResult, QueryResult};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, entity};
@@ -13,6 +13,7 @@ use crate::domain::{
     key::{ApiKey, Environment, Revocation, RevocationReason, StoredStatus},
     limits::{Credits, RateLimit, RefillInterval},
     organization::{Organization, Plan},
+    page::{Page, Position},
     scope::Scope,
     secret::SecretPrefix,
     time::Timestamp,
@@ -43,6 +44,30 @@ where
             }
         })
         .collect()
+}
+
+/// Reads a page from up to `size + 1` rows; the one too many tells that there is a next page, which begins after the
+/// last row of this one, be that readable or not.
+pub(super) fn page<M, T>(
+    mut found: Vec<QueryResult>,
+    size: u64,
+    position: impl Fn(&QueryResult) -> Result<Position, DbErr>,
+) -> Result<Page<T>, StoreError>
+where
+    M: FromQueryResult,
+    T: TryFrom<M, Error = StoreError>,
+{
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    let more = found.len() > size;
+    found.truncate(size);
+    let last = found.last().filter(|_| more);
+    let next = last.map(position).transpose()?;
+    Ok(Page { rows: readable(&found), next })
+}
+
+/// The position of a row in a list that goes by time of creation.
+pub(super) fn by_creation(row: &QueryResult) -> Result<Position, DbErr> {
+    Ok(Position { sort: row.try_get("", "create_time_us")?, id: row.try_get("", "id")? })
 }
 
 /// Reads one row.

@@ -29,16 +29,16 @@ impl Dev {
         let mut child = command.spawn().expect("keystead runs");
         let lines = lines(child.stdout.take().expect("piped"));
         let errors = lines_of_stderr(&mut child);
-        let mut printed = Vec::new();
-        while !printed.last().is_some_and(|line: &String| line.contains("KeyService/RevokeKey")) {
+        let mut dev = Self { child, printed: Vec::new(), address: String::new() };
+        while !dev.printed.last().is_some_and(|line: &String| line.contains("KeyService/RevokeKey")) {
             match lines.recv_timeout(PATIENCE) {
-                Ok(line) => printed.push(line),
-                Err(error) => panic!("{error} after {printed:?} and {:?}", errors.try_iter().collect::<Vec<_>>()),
+                Ok(line) => dev.printed.push(line),
+                Err(error) => panic!("{error} after {:?} and {:?}", dev.printed, errors.try_iter().collect::<Vec<_>>()),
             }
         }
-        let call = printed.iter().find(|line| line.starts_with("grpcurl")).expect("a line to paste");
-        let address = call.split(' ').find(|word| word.starts_with("127.0.0.1:")).expect("an address").to_owned();
-        Self { child, printed, address }
+        let call = dev.printed.iter().find(|line| line.starts_with("grpcurl")).expect("a line to paste");
+        dev.address = call.split(' ').find(|word| word.starts_with("127.0.0.1:")).expect("an address").to_owned();
+        dev
     }
 
     fn secret(&self) -> Option<String> {
@@ -59,6 +59,14 @@ impl Dev {
         let sent = Command::new("sh").args(["-c", "kill -TERM \"$0\"", &pid]).status().expect("sh runs");
         assert!(sent.success());
         assert_eq!(self.child.wait().expect("it ends").code(), Some(0));
+    }
+}
+
+impl Drop for Dev {
+    /// A test that fails leaves no server behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
