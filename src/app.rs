@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::{JoinError, JoinHandle},
@@ -21,9 +22,9 @@ use zeroize::Zeroizing;
 
 use crate::{
     clock::Clock,
-    config::{CacheConfig, Config, DatabaseConfig},
+    config::{Config, DatabaseConfig},
     domain::page::PageTokens,
-    grpc::{self, Calls, Health, ListenerLimits, ServerLimits, TlsError, TlsReloader},
+    grpc::{self, Calls, ConnectionLimits, Health, ListenerLimits, ServerLimits, TlsError, TlsReloader},
     jobs::{self, Jobs},
     limits::Limiter,
     random,
@@ -143,7 +144,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     let (store, lock) = connect::open(&options).await?;
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
-    let context = context(store, cache_limits(&config.cache));
+    let context = context(store, cache_limits(&config));
     let health = Health::not_serving().await;
     let (stop, stopped) = watch::channel(false);
     let mut server = start_server(&config, &context, &health, tls, listener, stopped);
@@ -183,12 +184,13 @@ fn connect_options(config: &DatabaseConfig) -> ConnectOptions {
     }
 }
 
-fn cache_limits(config: &CacheConfig) -> CacheLimits {
+fn cache_limits(config: &Config) -> CacheLimits {
     CacheLimits {
-        entries_max: config.entries_max,
-        entry_age_max: config.entry_age_max,
-        negative_entries_max: config.negative_entries_max,
-        negative_age_max: config.negative_age_max,
+        entries_max: config.cache.entries_max,
+        entry_age_max: config.cache.entry_age_max,
+        negative_entries_max: config.cache.negative_entries_max,
+        negative_age_max: config.cache.negative_age_max,
+        query_timeout: config.server.verify_timeout,
     }
 }
 
@@ -234,26 +236,28 @@ fn start_server(
     stopped: watch::Receiver<bool>,
 ) -> Server {
     let server = &config.server;
-    let connections = grpc::accept(
-        listener,
-        tls,
-        ListenerLimits { handshake_timeout: server.handshake_timeout, keepalive_interval: server.keepalive_interval },
-    );
     let limits = ServerLimits {
-        concurrent_streams_max: server.concurrent_streams_max,
+        connection: ConnectionLimits {
+            concurrent_streams_max: server.concurrent_streams_max,
+            keepalive_interval: server.keepalive_interval,
+            keepalive_timeout: server.keepalive_timeout,
+        },
+        listener: ListenerLimits {
+            handshake_timeout: server.handshake_timeout,
+            keepalive_interval: server.keepalive_interval,
+        },
         message_bytes_max: server.message_bytes_max,
         batch_bytes_max: server.batch_bytes_max,
-        keepalive_interval: server.keepalive_interval,
-        keepalive_timeout: server.keepalive_timeout,
         reflection: server.reflection,
     };
     let calls = Calls {
         context: context.clone(),
+        main: Handle::current(),
         verify_timeout: server.verify_timeout,
         control_timeout: server.control_timeout,
     };
     let health = health.clone();
-    tokio::spawn(async move { grpc::serve(calls, health, connections, limits, stopped).await })
+    tokio::spawn(async move { grpc::serve(calls, health, tls, listener, limits, stopped).await })
 }
 
 /// Waits until the database answers and everything that a call needs has been read from it.

@@ -1,7 +1,7 @@
 //! Random bytes from the operating system's generator, in one place. Nothing else draws randomness.
 //! Must not fall back to a weaker source: where the system has none, the process has to stop.
 
-use rand::{TryRng as _, rngs::SysRng};
+use rand::{Rng as _, TryRng as _, rngs::SysRng};
 use zeroize::Zeroizing;
 
 /// `N` random bytes.
@@ -14,6 +14,16 @@ use zeroize::Zeroizing;
 pub fn bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
     SysRng.try_fill_bytes(&mut bytes).expect("the operating system must give random bytes");
+    bytes
+}
+
+/// `N` random bytes for an id: as unpredictable, but from a generator of this thread's own that the operating system
+/// seeds now and then, because an id is drawn for every call and is no secret.
+#[must_use]
+pub fn id_bytes<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that draws randomness")]
+    rand::rng().fill_bytes(&mut bytes);
     bytes
 }
 

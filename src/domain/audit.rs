@@ -38,7 +38,7 @@ impl Actor {
     /// The caller of an rpc.
     #[must_use]
     pub fn of(caller: &Caller, request_id: &str) -> Self {
-        Self { key_id: caller.key_id.to_string(), name: caller.name.clone(), request_id: request_id.to_owned() }
+        Self { key_id: caller.key_id().to_string(), name: caller.name().to_owned(), request_id: request_id.to_owned() }
     }
 }
 

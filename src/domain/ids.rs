@@ -32,6 +32,18 @@ macro_rules! id_type {
         }
 
         impl $name {
+            /// The 128 bits of the id.
+            #[must_use]
+            pub const fn as_u128(&self) -> u128 {
+                self.0.as_u128()
+            }
+
+            /// The id with these 128 bits.
+            #[must_use]
+            pub const fn from_u128(bits: u128) -> Self {
+                Self(Uuid::from_u128(bits))
+            }
+
             /// A number that spreads ids evenly: the low half of a version 7 UUID is random.
             #[must_use]
             pub const fn spread(&self) -> u64 {

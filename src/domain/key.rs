@@ -68,6 +68,19 @@ pub enum KeyStatus {
     Expired,
 }
 
+impl StoredStatus {
+    /// What it comes to at `now`; the first that applies of revoked, disabled, expired, active.
+    #[must_use]
+    pub fn at(self, expire_time: Option<Timestamp>, now: Timestamp) -> KeyStatus {
+        match self {
+            Self::Revoked => KeyStatus::Revoked,
+            Self::Disabled => KeyStatus::Disabled,
+            Self::Active if expire_time.is_some_and(|end| end <= now) => KeyStatus::Expired,
+            Self::Active => KeyStatus::Active,
+        }
+    }
+}
+
 /// The end of a key: final.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
@@ -118,15 +131,10 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
-    /// The status at `now`; the first that applies of revoked, disabled, expired, active.
+    /// The status at `now`.
     #[must_use]
     pub fn status(&self, now: Timestamp) -> KeyStatus {
-        match self.stored_status {
-            StoredStatus::Revoked => KeyStatus::Revoked,
-            StoredStatus::Disabled => KeyStatus::Disabled,
-            StoredStatus::Active if self.expire_time.is_some_and(|end| end <= now) => KeyStatus::Expired,
-            StoredStatus::Active => KeyStatus::Active,
-        }
+        self.stored_status.at(self.expire_time, now)
     }
 
     /// The credits as they stand at `now`: a refill that is due counts, also before a charge has written it down.

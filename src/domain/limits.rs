@@ -47,7 +47,9 @@ impl RateLimit {
         Ok(Self { name, limit, window, shadow })
     }
 
-    fn window_us(&self) -> i64 {
+    /// The length of the window in microseconds.
+    #[must_use]
+    pub fn window_us(&self) -> i64 {
         i64::try_from(self.window.as_micros()).unwrap_or(i64::MAX)
     }
 }

@@ -12,6 +12,9 @@ pub mod organization;
 pub mod outcome;
 pub mod page;
 pub mod permission;
+pub mod record;
+#[cfg(test)]
+pub mod samples;
 pub mod scope;
 pub mod secret;
 pub mod text;

@@ -7,9 +7,10 @@ use std::net::IpAddr;
 use super::{
     address,
     ids::{KeyId, OrganizationId},
-    key::{ApiKey, KeyStatus, stored_enum},
+    key::{KeyStatus, stored_enum},
     organization::Organization,
     permission::Reach,
+    record::KeyRecord,
     scope::RequiredScopes,
     time::Timestamp,
 };
@@ -53,7 +54,12 @@ pub fn exists_for(question: &Question, key_id: KeyId, organization_id: Organizat
 ///
 /// # Errors
 /// The outcome that denies the key. `Ok` means that only limits, quota and credits are left to decide.
-pub fn decide(key: &ApiKey, organization: &Organization, question: &Question, now: Timestamp) -> Result<(), Outcome> {
+pub fn decide(
+    key: &KeyRecord,
+    organization: &Organization,
+    question: &Question,
+    now: Timestamp,
+) -> Result<(), Outcome> {
     if !exists_for(question, key.id, key.organization_id) {
         return Err(Outcome::NotFound);
     }
@@ -77,67 +83,10 @@ pub fn decide(key: &ApiKey, organization: &Organization, question: &Question, no
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
-    use crate::domain::{
-        key::{Environment, StoredStatus},
-        organization::Plan,
-        scope::Scope,
-        secret::SecretPrefix,
-    };
+    use crate::domain::{key::StoredStatus, samples, scope::Scope};
 
     const NOW: Timestamp = Timestamp::from_micros(1_000_000);
-
-    fn organization() -> Organization {
-        Organization {
-            id: OrganizationId::new(NOW, [1; 10]),
-            name: "Acme".to_owned(),
-            slug: "acme".to_owned(),
-            email: None,
-            plan: Plan::Free,
-            active: true,
-            max_keys: 0,
-            rate_limits: vec![],
-            monthly_quota: 0,
-            secret_prefix: SecretPrefix::parse("").unwrap(),
-            metadata: BTreeMap::new(),
-            create_time: NOW,
-            update_time: NOW,
-            etag: 0,
-        }
-    }
-
-    fn key() -> ApiKey {
-        let id = KeyId::new(NOW, [2; 10]);
-        ApiKey {
-            id,
-            organization_id: organization().id,
-            name: "key".to_owned(),
-            prefix: "pk_live_".to_owned(),
-            hint: "abcd".to_owned(),
-            environment: Environment::Live,
-            stored_status: StoredStatus::Active,
-            scopes: vec![],
-            metadata: BTreeMap::new(),
-            owner_id: String::new(),
-            allowed_cidrs: vec![],
-            rate_limits: vec![],
-            credits: None,
-            refill_time: None,
-            create_time: NOW,
-            update_time: NOW,
-            expire_time: None,
-            last_used_time: None,
-            request_count: 0,
-            created_by: "init".to_owned(),
-            revocation: None,
-            rotated_from_id: None,
-            successor_id: None,
-            counter_id: id,
-            etag: 0,
-        }
-    }
 
     fn question() -> Question {
         Question { reach: Reach::All, key_id: None, required_scopes: RequiredScopes::default(), client_address: None }
@@ -152,12 +101,12 @@ mod tests {
             required_scopes: RequiredScopes { all_of: vec![Scope::parse("a:b").unwrap()], any_of: vec![] },
             ..question()
         };
-        let mut organization = Organization { active: false, ..organization() };
-        let mut key = ApiKey {
+        let mut organization = Organization { active: false, ..samples::organization() };
+        let mut key = KeyRecord {
             stored_status: StoredStatus::Revoked,
             expire_time: Some(NOW),
-            allowed_cidrs: vec![address::parse_cidr("10.0.0.0/8").unwrap()],
-            ..key()
+            allowed_cidrs: [address::parse_cidr("10.0.0.0/8").unwrap()].into(),
+            ..samples::key_record()
         };
         assert_eq!(decide(&key, &organization, &question, NOW), Err(Outcome::NotFound));
         question.reach = Reach::Only(key.organization_id);
@@ -172,13 +121,13 @@ mod tests {
         assert_eq!(decide(&key, &organization, &question, NOW), Err(Outcome::AddressNotAllowed));
         question.client_address = Some("10.1.1.1".parse().unwrap());
         assert_eq!(decide(&key, &organization, &question, NOW), Err(Outcome::InsufficientScope));
-        key.scopes = vec![Scope::parse("a:*").unwrap()];
+        key.scopes = [Scope::parse("a:*").unwrap()].into();
         assert_eq!(decide(&key, &organization, &question, NOW), Ok(()));
     }
 
     #[test]
     fn a_secret_of_another_key_than_the_named_one_is_not_found() {
         let question = Question { key_id: Some(KeyId::new(NOW, [7; 10])), ..question() };
-        assert_eq!(decide(&key(), &organization(), &question, NOW), Err(Outcome::NotFound));
+        assert_eq!(decide(&samples::key_record(), &samples::organization(), &question, NOW), Err(Outcome::NotFound));
     }
 }

@@ -2,8 +2,11 @@
 //! scopes of the caller's key under `keystead.`, and the organizations that it reaches.
 //! Must not look anything up. Invariant: nobody hands out a `keystead.` scope that they do not hold.
 
+use std::sync::Arc;
+
 use super::{
     ids::{KeyId, OrganizationId},
+    record::KeyRecord,
     scope::Scope,
 };
 
@@ -72,30 +75,46 @@ impl Reach {
     }
 }
 
-/// An authenticated caller.
+/// An authenticated caller: the key that it authenticated with.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// The key that it authenticated with.
-    pub key_id: KeyId,
-    /// That key's name, for audit events.
-    pub name: String,
-    /// That key's organization.
-    pub organization_id: OrganizationId,
-    /// That key's scopes.
-    pub scopes: Vec<Scope>,
+    /// Shared with the cache, so that knowing the caller of a verification copies nothing.
+    key: Arc<KeyRecord>,
 }
 
 impl Caller {
+    /// Whoever holds this key.
+    #[must_use]
+    pub const fn new(key: Arc<KeyRecord>) -> Self {
+        Self { key }
+    }
+
+    /// The key's id.
+    #[must_use]
+    pub fn key_id(&self) -> KeyId {
+        self.key.id
+    }
+
+    /// The key's name, for audit events.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.key.name
+    }
+
     /// Which organizations the caller acts on.
     #[must_use]
     pub fn reach(&self) -> Reach {
-        if self.organization_id == OrganizationId::SYSTEM { Reach::All } else { Reach::Only(self.organization_id) }
+        match self.key.organization_id {
+            OrganizationId::SYSTEM => Reach::All,
+            own => Reach::Only(own),
+        }
     }
 
     /// Whether the caller holds `permission`.
     #[must_use]
     pub fn may(&self, permission: Permission) -> bool {
-        Scope::parse(permission.as_str()).is_ok_and(|scope| self.covers_own(&scope))
+        let covers = |held: &Scope| held.covers_text(permission.as_str()) || held.covers_text(ADMIN_SCOPE);
+        self.key.scopes.iter().any(covers)
     }
 
     /// The first of `scopes` that the caller may not hand out, if any: one under `keystead.`, or a wildcard that
@@ -106,32 +125,27 @@ impl Caller {
     }
 
     fn covers_own(&self, wanted: &Scope) -> bool {
-        self.scopes.iter().any(|held| held.covers(wanted)) || is_admin(&self.scopes)
+        self.key.scopes.iter().any(|held| held.covers(wanted)) || is_admin(&self.key.scopes)
     }
 }
 
 /// Whether these scopes grant every permission.
 #[must_use]
 pub fn is_admin(scopes: &[Scope]) -> bool {
-    Scope::parse(ADMIN_SCOPE).is_ok_and(|admin| scopes.iter().any(|held| held.covers(&admin)))
+    scopes.iter().any(|held| held.covers_text(ADMIN_SCOPE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::time::Timestamp;
+    use crate::domain::samples;
 
     fn scopes(texts: &[&str]) -> Vec<Scope> {
         texts.iter().map(|text| Scope::parse(text).unwrap()).collect()
     }
 
     fn caller(texts: &[&str]) -> Caller {
-        Caller {
-            key_id: KeyId::new(Timestamp::from_micros(0), [0; 10]),
-            name: "caller".to_owned(),
-            organization_id: OrganizationId::SYSTEM,
-            scopes: scopes(texts),
-        }
+        Caller::new(Arc::new(KeyRecord { scopes: scopes(texts).into(), ..samples::key_record() }))
     }
 
     #[test]

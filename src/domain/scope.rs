@@ -8,7 +8,7 @@ const SCOPE_LENGTH_MAX: usize = 128;
 
 /// A permission string, 1 to 128 of `[A-Za-z0-9_.:/-]`, with `*` alone or last.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Scope(String);
+pub struct Scope(Box<str>);
 
 impl Scope {
     /// Reads a scope.
@@ -21,7 +21,7 @@ impl Scope {
         if text.is_empty() || text.len() > SCOPE_LENGTH_MAX || !literal.bytes().all(legal) {
             return Err(Invalid::new("must be 1 to 128 of A-Z a-z 0-9 _ . : / -, with * alone or last"));
         }
-        Ok(Self(text.to_owned()))
+        Ok(Self(text.into()))
     }
 
     /// The text.
@@ -33,9 +33,15 @@ impl Scope {
     /// Whether whoever holds this scope holds everything that `other` stands for.
     #[must_use]
     pub fn covers(&self, other: &Scope) -> bool {
+        self.covers_text(&other.0)
+    }
+
+    /// Whether whoever holds this scope holds `other`, the text of a scope.
+    #[must_use]
+    pub fn covers_text(&self, other: &str) -> bool {
         match self.0.strip_suffix('*') {
-            Some(start) => other.0.starts_with(start),
-            None => self.0 == other.0,
+            Some(start) => other.starts_with(start),
+            None => *self.0 == *other,
         }
     }
 

@@ -1,29 +1,29 @@
 //! One log line per call, and rich details for what tonic refuses by itself before a handler runs: messages that are
-//! too large or malformed, methods that do not exist.
+//! too large or malformed, methods that do not exist. Verifications that were answered are logged at DEBUG, since
+//! there is one for every request of every service; all other calls at INFO.
 //! Must not read the body of a call that a handler takes, nor refuse one unread: h2 punishes dropped bodies.
 //! Never logs a secret, a digest or metadata; names and ids alone.
 
 use std::{
+    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Instant,
 };
 
 use http::{HeaderValue, Request, Response};
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
-use tonic::{Code, Status, body::Body};
-use tower::{Layer, Service};
-use tracing::field::display;
+use tonic::{Code, Status, body::Body, codegen::BoxFuture};
+use tracing::{Level, field::display};
 
-use super::{methods, status::Refusal, until_stopped::until_stopped};
+use super::{listener::Peer, methods, status::Refusal, until_stopped::until_stopped};
 use crate::{
     clock::Clock,
     domain::ids::{KeyId, OrganizationId, RecordId},
     random,
 };
 
-/// The response header that carries the call's id.
+/// The response header that carries the call's id, where the call has a line in the log.
 const REQUEST_ID_HEADER: &str = "x-request-id";
 
 /// How much of the body of an unknown method is read.
@@ -41,15 +41,12 @@ struct Told {
 /// One call, as the log will show it. Handlers find it in the request's extensions.
 #[derive(Debug, Clone)]
 pub struct CallRecord {
-    pub request_id: Arc<str>,
+    pub request_id: RecordId,
+    pub peer: Peer,
     told: Arc<Mutex<Told>>,
 }
 
 impl CallRecord {
-    fn new(request_id: &str) -> Self {
-        Self { request_id: request_id.into(), told: Arc::default() }
-    }
-
     fn tell(&self, change: impl FnOnce(&mut Told)) {
         change(&mut self.told.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -88,97 +85,88 @@ struct Line {
     code: Code,
 }
 
+impl Line {
+    /// Calls that are made so often that nobody wants to read of each one that went well.
+    fn is_quiet(&self) -> bool {
+        let answered = methods::is_verification(self.method) && self.code == Code::Ok;
+        answered || !self.method.starts_with("keystead.") && self.method != methods::UNKNOWN
+    }
+}
+
 impl Drop for Line {
     fn drop(&mut self) {
+        let quiet = self.is_quiet();
+        if quiet && !tracing::enabled!(Level::DEBUG) {
+            return;
+        }
         let told = self.record.told.lock().unwrap_or_else(PoisonError::into_inner);
         let duration_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let outcome = told.outcome;
         let key_id = told.key_id.map(display);
         let organization_id = told.organization_id.map(display);
         let caller_key_id = told.caller_key_id.map(display);
-        let (method, code, request_id) = (self.method, code_name(self.code), &*self.record.request_id);
-        if method.starts_with("grpc.") {
-            tracing::debug!(method, code, duration_us, request_id, "call");
-        } else {
-            tracing::info!(
-                method,
-                code,
-                outcome,
-                key_id,
-                organization_id,
-                caller_key_id,
-                duration_us,
-                request_id,
-                "call"
-            );
+        let (method, code, request_id) = (self.method, code_name(self.code), display(self.record.request_id));
+        macro_rules! line {
+            ($level:expr) => {
+                tracing::event!(
+                    $level,
+                    method,
+                    code,
+                    outcome,
+                    key_id,
+                    organization_id,
+                    caller_key_id,
+                    duration_us,
+                    request_id,
+                    "call"
+                )
+            };
         }
+        if quiet { line!(Level::DEBUG) } else { line!(Level::INFO) }
     }
 }
 
 /// Wraps every call.
 #[derive(Clone)]
-pub struct CallLogLayer {
+pub struct CallLog {
     pub clock: Clock,
     /// Turns true when the service is told to stop.
     pub stopped: watch::Receiver<bool>,
 }
 
-impl<S> Layer<S> for CallLogLayer {
-    type Service = CallLog<S>;
-
-    fn layer(&self, inner: S) -> CallLog<S> {
-        CallLog { inner, layer: self.clone() }
-    }
-}
-
-/// The service of [`CallLogLayer`].
-#[derive(Clone)]
-pub struct CallLog<S> {
-    inner: S,
-    layer: CallLogLayer,
-}
-
-impl<S> Service<Request<Body>> for CallLog<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>>,
-    S::Future: Send + 'static,
-    S::Error: Send,
-{
-    type Response = Response<Body>;
-    type Error = S::Error;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let request_id = RecordId::new(self.layer.clock.now(), random::bytes()).to_string();
-        let record = CallRecord::new(&request_id);
+impl CallLog {
+    /// Runs one call through `serve`, which is given the method's name without the slash in front.
+    pub fn run(
+        &self,
+        mut request: Request<Body>,
+        peer: Peer,
+        serve: impl FnOnce(&'static str, Request<Body>) -> BoxFuture<Response<Body>, Infallible>,
+    ) -> BoxFuture<Response<Body>, Infallible> {
+        let request_id = RecordId::new(self.clock.now(), random::id_bytes());
+        let record = CallRecord { request_id, peer, told: Arc::default() };
         let known = methods::find(request.uri().path());
         let method = known.unwrap_or(methods::UNKNOWN);
         let line = Line { method, begun: Instant::now(), record: record.clone(), code: Code::Cancelled };
         let answer = if known.is_some() {
             request.extensions_mut().insert(record);
             if methods::is_reflection(method) {
-                request = request.map(|body| until_stopped(body, self.layer.stopped.clone()));
+                request = request.map(|body| until_stopped(body, self.stopped.clone()));
             }
-            Ok(self.inner.call(request))
+            serve(method, request)
         } else {
-            Err(refuse_unknown(request))
+            Box::pin(async { Ok(refuse_unknown(request).await) })
         };
         Box::pin(async move {
             // All of it, so that it is dropped, and written, when this future is.
             let mut line = line;
-            let mut response = match answer {
-                Ok(answer) => answer.await?,
-                Err(refused) => refused.await,
-            };
+            let mut response = answer.await?;
             line.code = match Status::from_header_map(response.headers()) {
                 Some(status) => complete(&status, &mut response),
                 None => Code::Ok,
             };
-            if let Ok(id) = HeaderValue::from_str(&request_id) {
+            if !line.is_quiet()
+                && let Ok(id) = HeaderValue::from_str(&request_id.to_string())
+            {
                 response.headers_mut().insert(REQUEST_ID_HEADER, id);
             }
             Ok(response)

@@ -1,13 +1,19 @@
 //! What every call goes through, in this order: caller and permission, then the request's fields, then the use case,
 //! all within the service's own time. Refusing happens here, inside the handler, when the body has been read.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{self, Poll, Waker},
+    time::Duration,
+};
 
+use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use super::{call_log::CallRecord, listener::Peer, status::encode_error};
+use super::{call_log::CallRecord, status::encode_error};
 use crate::{
-    domain::permission::Permission,
+    domain::{ids::RecordId, permission::Permission},
     service::{Call, Context, Credential, Freshness, ServiceError, authenticate},
 };
 
@@ -26,6 +32,8 @@ pub enum Plane {
 #[derive(Clone)]
 pub struct Calls {
     pub context: Arc<Context>,
+    /// The runtime that has the database's connections: whatever has to wait goes on there.
+    pub main: Handle,
     /// The service's own time for a verification.
     pub verify_timeout: Duration,
     /// The service's own time for any other call.
@@ -38,10 +46,12 @@ impl Calls {
         &self,
         request: Request<Q>,
         permission: Permission,
-        work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F,
+        work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F + Send + 'static,
     ) -> Result<Response<A>, Status>
     where
-        F: Future<Output = Result<A, ServiceError>>,
+        Q: Send + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<A, ServiceError>> + Send + 'static,
     {
         self.run(request, permission, Plane::Control, work).await
     }
@@ -50,10 +60,12 @@ impl Calls {
     pub async fn verification<Q, A, F>(
         &self,
         request: Request<Q>,
-        work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F,
+        work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F + Send + 'static,
     ) -> Result<Response<A>, Status>
     where
-        F: Future<Output = Result<A, ServiceError>>,
+        Q: Send + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<A, ServiceError>> + Send + 'static,
     {
         self.run(request, Permission::KeysVerify, Plane::Verification, work).await
     }
@@ -64,8 +76,13 @@ impl Calls {
         request: Request<Q>,
         permission: Permission,
         rpc: &'static str,
-    ) -> Result<Response<A>, Status> {
-        self.control(request, permission, |_, _, _, _| async move { Err(ServiceError::Unimplemented { rpc }) }).await
+    ) -> Result<Response<A>, Status>
+    where
+        Q: Send + 'static,
+        A: Send + 'static,
+    {
+        self.control(request, permission, move |_, _, _, _| async move { Err(ServiceError::Unimplemented { rpc }) })
+            .await
     }
 
     async fn run<Q, A, F>(
@@ -73,58 +90,81 @@ impl Calls {
         request: Request<Q>,
         permission: Permission,
         plane: Plane,
-        work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F,
+        work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F + Send + 'static,
     ) -> Result<Response<A>, Status>
     where
-        F: Future<Output = Result<A, ServiceError>>,
+        Q: Send + 'static,
+        A: Send + 'static,
+        F: Future<Output = Result<A, ServiceError>> + Send + 'static,
     {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical());
         let record = request.extensions().get::<CallRecord>().cloned();
-        let record = record.ok_or_else(|| Status::internal("the call log layer is missing"))?;
+        let record = record.ok_or_else(|| Status::internal("the call log is missing"))?;
         let (metadata, _, message) = request.into_parts();
         let (own_time, freshness) = match plane {
             Plane::Verification => (self.verify_timeout, Freshness::Cached),
             Plane::Control => (self.control_timeout, Freshness::FreshForControl),
         };
-        let callers_time = callers_time(&metadata);
-        let whole = async {
-            if !self.context.is_ready() {
+        let time = callers_time(&metadata).map_or(own_time, |callers| callers.min(own_time));
+        let request_id = record.request_id;
+        let context = self.context.clone();
+        let whole = async move {
+            if !context.is_ready() {
                 return Err(ServiceError::unavailable("NOT_READY"));
             }
-            let call = self.caller(&metadata, peer, permission, freshness, &record).await?;
-            work(self.context.clone(), call, message, record.clone()).await
+            let call = caller(&context, &metadata, permission, freshness, &record).await?;
+            work(context, call, message, record).await
         };
-        let time = callers_time.map_or(own_time, |callers| callers.min(own_time));
-        let result = tokio::time::timeout(time, whole).await.unwrap_or_else(|_| {
+        let result = self.here_or_there(whole, time).await.unwrap_or_else(|| {
             Err(if time < own_time { ServiceError::DeadlineExceeded } else { ServiceError::timed_out() })
         });
         result.map(Response::new).map_err(|error| {
-            log_cause(&error, &record.request_id);
-            encode_error(&error, &record.request_id)
+            log_cause(&error, request_id);
+            encode_error(&error, request_id)
         })
     }
 
-    async fn caller(
+    /// Runs a call to its end: here and at once, where nothing has to be waited for, or else as a task of the main
+    /// runtime, which ends when this future is dropped. `None` where the time ran out.
+    async fn here_or_there<T: Send + 'static>(
         &self,
-        metadata: &MetadataMap,
-        peer: Option<IpAddr>,
-        permission: Permission,
-        freshness: Freshness,
-        record: &CallRecord,
-    ) -> Result<Call, ServiceError> {
-        let credential = Credential { secret: bearer(metadata), peer };
-        let caller = authenticate(&self.context, &credential, permission, freshness).await?;
-        record.caller(caller.key_id);
-        Ok(Call { caller, request_id: record.request_id.to_string() })
+        call: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+        time: Duration,
+    ) -> Option<Result<T, ServiceError>> {
+        let mut call = Box::pin(call);
+        {
+            // Whatever it registers with a runtime, it registers with the main one.
+            let _main = self.main.enter();
+            if let Poll::Ready(result) = call.as_mut().poll(&mut task::Context::from_waker(Waker::noop())) {
+                return Some(result);
+            }
+        }
+        let task = AbortOnDropHandle::new(self.main.spawn(tokio::time::timeout(time, call)));
+        match task.await {
+            Ok(ended) => ended.ok(),
+            Err(failure) => Some(Err(ServiceError::Internal(format!("a call did not end: {failure}")))),
+        }
     }
 }
 
+async fn caller(
+    context: &Context,
+    metadata: &MetadataMap,
+    permission: Permission,
+    freshness: Freshness,
+    record: &CallRecord,
+) -> Result<Call, ServiceError> {
+    let credential = Credential { secret: bearer(metadata), peer: Some(record.peer.ip()) };
+    let caller = authenticate(context, &credential, permission, freshness).await?;
+    record.caller(caller.key_id());
+    Ok(Call { caller, request_id: record.request_id })
+}
+
 /// Logs what an error came from, once, here at the edge; the caller is shown none of it.
-fn log_cause(error: &ServiceError, request_id: &str) {
+fn log_cause(error: &ServiceError, request_id: RecordId) {
     match error {
-        ServiceError::Internal(cause) => tracing::error!(request_id, cause, "internal error"),
+        ServiceError::Internal(cause) => tracing::error!(request_id = %request_id, cause, "internal error"),
         ServiceError::Unavailable { cause, .. } if !cause.is_empty() => {
-            tracing::warn!(request_id, cause, "the call could not be answered");
+            tracing::warn!(request_id = %request_id, cause, "the call could not be answered");
         }
         _ => {}
     }

@@ -16,6 +16,8 @@ const REFLECTION: [&str; 2] = [
     "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
+const VERIFICATIONS: [&str; 2] = ["keystead.v1.KeyService/VerifyKey", "keystead.v1.KeyService/BatchVerifyKeys"];
+
 static METHODS: LazyLock<HashSet<String>> = LazyLock::new(|| {
     let mut methods: HashSet<String> = REFLECTION.into_iter().map(str::to_owned).collect();
     for bytes in [FILE_DESCRIPTOR_SET, tonic_health::pb::FILE_DESCRIPTOR_SET] {
@@ -34,6 +36,11 @@ static METHODS: LazyLock<HashSet<String>> = LazyLock::new(|| {
 /// no such method.
 pub fn find(path: &str) -> Option<&'static str> {
     METHODS.get(path.strip_prefix('/')?).map(String::as_str)
+}
+
+/// Whether this method is called for every request of every service.
+pub fn is_verification(method: &str) -> bool {
+    VERIFICATIONS.contains(&method)
 }
 
 /// Whether calls of this method are streams that go on until the client ends them.

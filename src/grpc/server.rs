@@ -1,86 +1,129 @@
-//! The server: tonic's settings, of which its defaults bound almost nothing, and the services behind them.
-//! Why each setting is there stands in the table of `docs/architecture.md`; every one was seen to be needed.
+//! The server: the services, the threads that serve them, and the loop that accepts connections.
+//! Must not end for an error of one connection; out of descriptors, it pauses instead of burning a core.
 
-use std::time::Duration;
+use std::{error::Error, net::SocketAddr, net::TcpStream, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
-use tonic::transport::Server;
+use tokio::{net::TcpListener, sync::watch};
+use tonic::service::Routes;
 
-use super::{call_log::CallLogLayer, calls::Calls, health::Health, listener::Connections, sizes::BySize};
-use crate::{
-    clock::Clock,
-    proto::{
-        FILE_DESCRIPTOR_SET,
-        v1::{
-            audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer,
-            organization_service_server::OrganizationServiceServer,
-        },
+use super::{
+    call_log::CallLog,
+    calls::Calls,
+    connection::{ConnectionLimits, serve_connection},
+    health::Health,
+    listener::{self, Begun, ListenerLimits, Peer},
+    router::{Router, Services},
+    sizes::BySize,
+    tls::TlsReloader,
+    until_stopped::stop,
+    workers::Workers,
+};
+use crate::proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{
+        audit_service_server::AuditServiceServer, key_service_server::KeyServiceServer,
+        organization_service_server::OrganizationServiceServer,
     },
 };
 
-/// Flow control per connection: at least 512 bytes for each of 1024 streams.
-const CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
-/// Flow control per stream: one request of the largest single size.
-const STREAM_WINDOW_BYTES: u32 = 1 << 16;
-/// Streams that we reset for their errors before the connection is given up (h2's own default, which tonic drops).
-const LOCAL_ERROR_RESETS_MAX: usize = 1024;
-/// Headers of one call; a bearer secret is at most 512 bytes.
-const HEADER_BYTES_MAX: u32 = 16 << 10;
+/// How long the accept loop pauses when the system gives no more descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The bounds of the server.
 #[derive(Debug, Clone, Copy)]
 pub struct ServerLimits {
-    pub concurrent_streams_max: u32,
+    pub connection: ConnectionLimits,
+    pub listener: ListenerLimits,
     pub message_bytes_max: usize,
     pub batch_bytes_max: usize,
-    pub keepalive_interval: Duration,
-    pub keepalive_timeout: Duration,
     /// Whether clients may ask for the contract by reflection.
     pub reflection: bool,
+}
+
+/// What it takes to serve a connection.
+#[derive(Clone)]
+pub struct Serving {
+    services: Services,
+    tls: Option<Arc<TlsReloader>>,
+    limits: ServerLimits,
+    stopped: watch::Receiver<bool>,
+}
+
+impl Serving {
+    /// Serves one connection, from its handshake to its end.
+    pub async fn serve(self, stream: TcpStream, peer: SocketAddr) {
+        let mut stopped = self.stopped.clone();
+        let begun = tokio::select! {
+            begun = listener::begin(stream, peer, self.tls.as_deref(), self.limits.listener) => begun,
+            // One that is still shaking hands has no call that could be lost.
+            () = stop(&mut stopped) => return,
+        };
+        let router = Router { services: self.services, peer: Peer { address: peer } };
+        match begun {
+            None => {}
+            Some(Begun::Plain(stream)) => {
+                serve_connection(stream, router, self.limits.connection, self.stopped).await;
+            }
+            Some(Begun::Tls(stream)) => serve_connection(stream, router, self.limits.connection, self.stopped).await,
+        }
+    }
 }
 
 /// Serves until `stopped` turns true, then until every call in flight has been answered.
 ///
 /// # Errors
-/// Where the descriptor set cannot be read, or the transport fails as a whole.
+/// Where the descriptor set cannot be read, or the system gives no threads.
 pub async fn serve(
     calls: Calls,
     health: Health,
-    connections: Connections,
+    tls: Option<Arc<TlsReloader>>,
+    listener: TcpListener,
     limits: ServerLimits,
     mut stopped: watch::Receiver<bool>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let clock: Clock = calls.context.clock.clone();
+) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let services = services(calls, &health, limits, stopped.clone())?;
+    let workers = Workers::start(&Serving { services, tls, limits, stopped: stopped.clone() })?;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop(&mut stopped) => break,
+        };
+        match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
+            Ok((stream, peer)) => workers.give(stream, peer)?,
+            Err(error) => {
+                tracing::warn!(error = %error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    workers.finish().await;
+    Ok(())
+}
+
+fn services(
+    calls: Calls,
+    health: &Health,
+    limits: ServerLimits,
+    stopped: watch::Receiver<bool>,
+) -> Result<Services, Box<dyn Error + Send + Sync>> {
     let (single, batch) = (limits.message_bytes_max, limits.batch_bytes_max);
+    let log = CallLog { clock: calls.context.clock.clone(), stopped };
     let keys = BySize {
         single: KeyServiceServer::new(calls.clone()).max_decoding_message_size(single),
         batch: KeyServiceServer::new(calls.clone()).max_decoding_message_size(batch),
     };
-    let reflection_v1 = limits.reflection.then(|| reflection().build_v1()).transpose()?;
-    let reflection_v1 = reflection_v1.map(|service| service.max_decoding_message_size(single));
-    let reflection_v1alpha = limits.reflection.then(|| reflection().build_v1alpha()).transpose()?;
-    let reflection_v1alpha = reflection_v1alpha.map(|service| service.max_decoding_message_size(single));
-    Server::builder()
-        .max_concurrent_streams(limits.concurrent_streams_max)
-        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .initial_stream_window_size(STREAM_WINDOW_BYTES)
-        .http2_max_local_error_reset_streams(Some(LOCAL_ERROR_RESETS_MAX))
-        .http2_keepalive_interval(Some(limits.keepalive_interval))
-        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .layer(CallLogLayer { clock, stopped: stopped.clone() })
-        .add_service(keys)
+    let mut others = Routes::builder();
+    others
         .add_service(OrganizationServiceServer::new(calls.clone()).max_decoding_message_size(single))
         .add_service(AuditServiceServer::new(calls).max_decoding_message_size(single))
-        .add_service(health.service().max_decoding_message_size(single))
-        .add_optional_service(reflection_v1)
-        .add_optional_service(reflection_v1alpha)
-        .serve_with_incoming_shutdown(connections, async move {
-            // An error means that the sender is gone, and with it the reason to go on.
-            let _ = stopped.wait_for(|stopped| *stopped).await;
-        })
-        .await?;
-    Ok(())
+        .add_service(health.service().max_decoding_message_size(single));
+    if limits.reflection {
+        others
+            .add_service(reflection().build_v1()?.max_decoding_message_size(single))
+            .add_service(reflection().build_v1alpha()?.max_decoding_message_size(single));
+    }
+    Ok(Services { log, keys, others: others.routes().prepare() })
 }
 
 fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {

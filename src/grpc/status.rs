@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use crate::service::{Resource, ServiceError, Violation};
+use crate::{
+    domain::ids::RecordId,
+    service::{Resource, ServiceError, Violation},
+};
 
 /// The domain of every `ErrorInfo`.
 const DOMAIN: &str = "keystead";
@@ -61,7 +64,7 @@ impl Refusal {
 }
 
 /// The status of an error. Its cause has been logged with the same request id before.
-pub fn encode_error(error: &ServiceError, request_id: &str) -> Status {
+pub fn encode_error(error: &ServiceError, request_id: RecordId) -> Status {
     match error {
         ServiceError::InvalidArgument(violations) => invalid_argument(violations),
         ServiceError::Unauthenticated => {
@@ -122,8 +125,9 @@ pub fn encode_error(error: &ServiceError, request_id: &str) -> Status {
         }
         ServiceError::Internal(_) => {
             let message = format!("internal error; request id {request_id}");
-            let mut refusal = Refusal::new(Code::Internal, "INTERNAL", message).with("request_id", request_id);
-            refusal.details.set_request_info(request_id, "");
+            let mut refusal =
+                Refusal::new(Code::Internal, "INTERNAL", message).with("request_id", request_id.to_string());
+            refusal.details.set_request_info(request_id.to_string(), "");
             refusal
         }
     }

@@ -1,4 +1,4 @@
-//! The body of a request that ends when the service is told to stop. A shutdown waits for every stream, and a stream
+//! What ends when the service is told to stop: the body of a request, for one. A shutdown waits for every stream, and a stream
 //! whose client never ends it (reflection is one) would hold it up until the deadline.
 //! Must not be put around our own calls: those finish.
 
@@ -12,6 +12,12 @@ use prost::bytes::Bytes;
 use tokio::sync::watch;
 use tonic::{Status, body::Body};
 
+/// Waits until the service is told to stop.
+pub async fn stop(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and with it the reason to go on.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
+}
+
 /// A body that ends at the stop.
 struct UntilStopped {
     body: Body,
@@ -20,10 +26,7 @@ struct UntilStopped {
 
 /// Ends `body` when `stopped` turns true.
 pub fn until_stopped(body: Body, mut stopped: watch::Receiver<bool>) -> Body {
-    let stopped = Box::pin(async move {
-        // An error means that the sender is gone, and with it the reason to go on.
-        let _ = stopped.wait_for(|stopped| *stopped).await;
-    });
+    let stopped = Box::pin(async move { stop(&mut stopped).await });
     Body::new(UntilStopped { body, stopped })
 }
 

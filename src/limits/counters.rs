@@ -1,232 +1,256 @@
-//! The counters of one process: sliding windows by subject and limit, and one plain count per organization and month.
-//! Invariant: under the one lock, either every limit and the quota are charged or none is; no await happens under it.
+//! The counters of one process: a meter for each key and organization that is charged, with a sliding window for each
+//! of its limits and a plain count for each month of a quota.
+//! Invariant: with the key's meter and then the organization's locked, either every limit and the quota are charged or
+//! none is; the order is always this one, and no await happens under the locks. Who writes the counts through and
+//! reads them back is `tracking.rs`.
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{Mutex, PoisonError},
-    time::Duration,
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use crate::{
-    domain::{
-        ids::OrganizationId,
-        limits::{LimitStatus, RateLimit, SlidingWindow},
-        outcome::Outcome,
-        time::Timestamp,
-    },
-    store::{Store, StoreError, rate_limits, rate_limits::TrackedWindow},
+use crate::domain::{
+    limits::{LimitStatus, RateLimit, SlidingWindow},
+    organization::Organization,
+    outcome::Outcome,
+    record::KeyRecord,
+    time::Timestamp,
 };
 
-/// The name under which a monthly quota is tracked; no rate limit can have it.
-const QUOTA_NAME: &str = "monthly quota";
-/// For how long a counter that no longer counts is kept: a clock may step back.
-const SLACK: Duration = Duration::from_hours(24);
+/// Meters are found through so many maps, each with a lock of its own.
+const SHARDS: usize = 16;
 
-/// What one verification is held to.
-pub struct Limits<'a> {
-    /// Limits with the subject each is counted for: the key's first, then the organization's.
-    pub rate_limits: Vec<(String, &'a RateLimit)>,
-    pub organization_id: OrganizationId,
-    /// 0 for none.
-    pub monthly_quota: i64,
+/// What one verification is charged for.
+#[derive(Clone, Copy)]
+pub struct Charge<'a> {
+    pub key: &'a KeyRecord,
+    /// Which of the key's limits are charged; empty for all. The organization's always are.
+    pub limit_names: &'a [String],
+    pub organization: &'a Organization,
+    /// 0 charges nothing and tells where the limits stand for a cost of 1.
+    pub cost: i64,
+    pub now: Timestamp,
 }
 
 /// What became of a charge.
 #[derive(Debug)]
-pub struct Charge {
+pub struct Charged {
     /// Why nothing was charged, if so.
     pub denied: Option<Outcome>,
-    /// Where every limit stands now, in the order asked.
+    /// Where every limit stands now: the key's first, then the organization's.
     pub statuses: Vec<LimitStatus>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct WindowKey {
-    subject: String,
-    name: String,
-    window_us: i64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct QuotaKey {
-    organization: OrganizationId,
-    month: Timestamp,
-}
-
-#[derive(Default)]
-struct Counts {
-    windows: HashMap<WindowKey, SlidingWindow>,
-    quotas: HashMap<QuotaKey, i64>,
-    changed_windows: HashSet<WindowKey>,
-    changed_quotas: HashSet<QuotaKey>,
-}
-
-/// Counts for one process.
-#[derive(Default)]
+/// Counts for one process. There is a meter for each key and organization that was charged within its windows, or
+/// within the day after: memory is bounded by how many are in use.
 pub struct Limiter {
+    shards: [Mutex<HashMap<u128, Arc<Meter>>>; SHARDS],
+    /// Meters whose counts have changed since they were last written through.
+    pub(super) changed: Mutex<Vec<Arc<Meter>>>,
+}
+
+/// The counts of one key or organization.
+pub(super) struct Meter {
+    /// The id of the key or organization.
+    pub subject: u128,
     counts: Mutex<Counts>,
 }
 
+#[derive(Default)]
+pub(super) struct Counts {
+    pub windows: Vec<Window>,
+    /// What each month's quota has been charged, by the month's start.
+    pub months: Vec<(Timestamp, i64)>,
+    /// Whether the meter stands among the changed ones.
+    pub changed: bool,
+}
+
+/// One limit's counter. The limit's value is no part of what names it: changing it keeps the count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Window {
+    pub name: Box<str>,
+    pub window_us: i64,
+    pub counter: SlidingWindow,
+}
+
+impl Default for Limiter {
+    fn default() -> Self {
+        Self { shards: std::array::from_fn(|_| Mutex::default()), changed: Mutex::default() }
+    }
+}
+
 impl Limiter {
-    /// Charges `cost` to every limit and the quota, or to none of them. A cost of 0 charges nothing and tells where
-    /// the limits stand.
-    pub fn charge(&self, limits: &Limits<'_>, cost: i64, now: Timestamp) -> Charge {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let standing: Vec<(WindowKey, SlidingWindow, bool)> =
-            limits.rate_limits.iter().map(|(subject, limit)| counts.standing(subject, limit, cost, now)).collect();
-        let exceeded =
-            limits.rate_limits.iter().zip(&standing).any(|((_, limit), (_, _, full))| *full && !limit.shadow);
-        let quota = QuotaKey { organization: limits.organization_id, month: now.start_of_month() };
-        let spent = counts.quotas.get(&quota).copied().unwrap_or(0);
-        let over_quota = limits.monthly_quota > 0 && spent.saturating_add(cost.max(1)) > limits.monthly_quota;
-        let denied = match (exceeded, over_quota) {
-            (true, _) => Some(Outcome::RateLimited),
-            (false, true) => Some(Outcome::QuotaExceeded),
-            (false, false) => None,
+    /// Charges every limit and the quota, or none of them.
+    pub fn charge(&self, charge: &Charge<'_>) -> Charged {
+        let Charge { organization, cost, now, .. } = *charge;
+        let own = charge.own_limits().next().map(|_| self.meter(charge.key.counter_id.as_u128()));
+        let has_shared = !organization.rate_limits.is_empty() || organization.monthly_quota > 0;
+        let shared = has_shared.then(|| self.meter(organization.id.as_u128()));
+        let mut own_counts = own.as_ref().map(|meter| meter.lock());
+        let mut shared_counts = shared.as_ref().map(|meter| meter.lock());
+
+        let own_exceeded = own_counts.as_ref().is_some_and(|counts| counts.exceed(charge.own_limits(), charge));
+        let shared_exceeded =
+            shared_counts.as_ref().is_some_and(|counts| counts.exceed(charge.shared_limits(), charge));
+        let quota = organization.monthly_quota;
+        let spent = shared_counts.as_ref().map_or(0, |counts| counts.spent(now));
+        let denied = if own_exceeded || shared_exceeded {
+            Some(Outcome::RateLimited)
+        } else if quota > 0 && spent.saturating_add(cost.max(1)) > quota {
+            Some(Outcome::QuotaExceeded)
+        } else {
+            None
         };
-        let charged = denied.is_none() && cost > 0;
-        let mut statuses = Vec::with_capacity(standing.len());
-        for ((_, limit), (key, window, full)) in limits.rate_limits.iter().zip(standing) {
-            let window = if charged { window.charged(cost) } else { window };
-            statuses.push(window.status(limit, now, cost.max(1), full));
-            if charged {
-                counts.windows.insert(key.clone(), window);
-                counts.changed_windows.insert(key);
+
+        let charges = denied.is_none() && cost > 0;
+        let mut statuses = Vec::with_capacity(charge.key.rate_limits.len() + organization.rate_limits.len());
+        if let (Some(meter), Some(counts)) = (&own, &mut own_counts) {
+            statuses.extend(charge.own_limits().map(|limit| counts.settle(limit, charge, charges)));
+            self.note(meter, counts, charges);
+        }
+        if let (Some(meter), Some(counts)) = (&shared, &mut shared_counts) {
+            statuses.extend(charge.shared_limits().map(|limit| counts.settle(limit, charge, charges)));
+            if charges && quota > 0 {
+                counts.add_to_month(now, cost);
             }
+            self.note(meter, counts, charges);
         }
-        if charged && limits.monthly_quota > 0 {
-            counts.quotas.insert(quota, spent.saturating_add(cost));
-            counts.changed_quotas.insert(quota);
-        }
-        Charge { denied, statuses }
+        Charged { denied, statuses }
     }
 
     /// Gives back what a charge took from the quota, where the verification was denied after it.
-    pub fn refund_quota(&self, organization: OrganizationId, cost: i64, now: Timestamp) {
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let quota = QuotaKey { organization, month: now.start_of_month() };
-        if let Some(spent) = counts.quotas.get_mut(&quota) {
-            *spent = spent.saturating_sub(cost).max(0);
-            counts.changed_quotas.insert(quota);
+    pub fn refund_quota(&self, organization: &Organization, cost: i64, now: Timestamp) {
+        let meter = self.meter(organization.id.as_u128());
+        let mut counts = meter.lock();
+        counts.add_to_month(now, -cost);
+        self.note(&meter, &mut counts, true);
+    }
+
+    /// How many keys and organizations are counted for.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether nothing is counted for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The meter of a key or organization.
+    pub(super) fn meter(&self, subject: u128) -> Arc<Meter> {
+        let mut meters = lock(self.shard(subject));
+        let meter = meters.entry(subject).or_insert_with(|| Arc::new(Meter { subject, counts: Mutex::default() }));
+        meter.clone()
+    }
+
+    /// Puts a meter among those to be written through, once.
+    pub(super) fn note(&self, meter: &Arc<Meter>, counts: &mut Counts, changed: bool) {
+        if changed && !counts.changed {
+            counts.changed = true;
+            lock(&self.changed).push(meter.clone());
         }
     }
 
-    /// Reads back what was counted before a restart.
-    ///
-    /// # Errors
-    /// The store's own.
-    pub async fn restore(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
-        let mut tracked = rate_limits::list_counting_at(store.control(), now).await?;
-        tracked.sort_by_key(|window| window.window_start_us);
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        for window in tracked {
-            counts.restore(window);
+    /// Drops what has ended, and faded out in the window after it, by `time`.
+    pub(super) fn forget_faded(&self, time: Timestamp) {
+        for shard in &self.shards {
+            // Whoever charges a meter got it under this lock: one that the map alone holds is in nobody's hands.
+            lock(shard).retain(|_, meter| Arc::strong_count(meter) > 1 || !meter.lock().forget_faded(time));
         }
-        Ok(())
     }
 
-    /// Drops the counters that no longer count, here and in the table.
-    ///
-    /// # Errors
-    /// The store's own.
-    pub async fn prune(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).forget_faded(now.minus(SLACK));
-        rate_limits::delete_faded(store.write(), now).await.map(|_| ())
+    #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of shards")]
+    fn shard(&self, subject: u128) -> &Mutex<HashMap<u128, Arc<Meter>>> {
+        &self.shards[usize::try_from(subject % SHARDS as u128).unwrap_or(0)]
+    }
+}
+
+impl<'a> Charge<'a> {
+    fn own_limits(&self) -> impl Iterator<Item = &'a RateLimit> + use<'a> {
+        let names = self.limit_names;
+        self.key.rate_limits.iter().filter(move |limit| names.is_empty() || names.contains(&limit.name))
     }
 
-    /// Writes the counts that changed since the last flush. What fails to be written is written with the next one.
-    ///
-    /// # Errors
-    /// The store's own.
-    pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
-        let (windows, quotas, tracked) = {
-            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            let windows = std::mem::take(&mut counts.changed_windows);
-            let quotas = std::mem::take(&mut counts.changed_quotas);
-            let tracked = counts.tracked(&windows, &quotas);
-            (windows, quotas, tracked)
-        };
-        let result = rate_limits::upsert(store.write(), &tracked).await;
-        if result.is_err() {
-            let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-            counts.changed_windows.extend(windows);
-            counts.changed_quotas.extend(quotas);
-        }
-        result
+    fn shared_limits(&self) -> impl Iterator<Item = &'a RateLimit> + use<'a> {
+        self.organization.rate_limits.iter()
+    }
+}
+
+impl Meter {
+    pub fn lock(&self) -> MutexGuard<'_, Counts> {
+        lock(&self.counts)
     }
 }
 
 impl Counts {
-    fn standing(
-        &self,
-        subject: &str,
-        limit: &RateLimit,
-        cost: i64,
-        now: Timestamp,
-    ) -> (WindowKey, SlidingWindow, bool) {
-        let key = WindowKey {
-            subject: subject.to_owned(),
-            name: limit.name.clone(),
-            window_us: i64::try_from(limit.window.as_micros()).unwrap_or(i64::MAX),
-        };
-        let window = self.windows.get(&key).copied().unwrap_or_else(|| SlidingWindow::empty(limit, now)).at(limit, now);
-        let full = !window.admits(limit, now, cost.max(1));
-        (key, window, full)
+    /// The limit's counter as it stands at this moment, and whether the cost does not fit.
+    fn standing(&self, limit: &RateLimit, charge: &Charge<'_>) -> (SlidingWindow, bool) {
+        let counted = self.windows.iter().find(|window| window.is_of(limit));
+        let counter = counted.map_or_else(|| SlidingWindow::empty(limit, charge.now), |window| window.counter);
+        let counter = counter.at(limit, charge.now);
+        (counter, !counter.admits(limit, charge.now, charge.cost.max(1)))
     }
 
-    /// Takes in one stored window; they come oldest first.
-    fn restore(&mut self, window: TrackedWindow) {
-        if window.limit_name == QUOTA_NAME {
-            if let Ok(organization) = OrganizationId::parse(&window.subject_id) {
-                let month = Timestamp::from_micros(window.window_start_us);
-                self.quotas.insert(QuotaKey { organization, month }, window.count);
-            }
-            return;
-        }
-        let window_us = window.window_end_us - window.window_start_us;
-        let key = WindowKey { subject: window.subject_id, name: window.limit_name, window_us };
-        let older = self.windows.get(&key).filter(|older| older.start_us + window_us == window.window_start_us);
-        let previous = older.map_or(0, |older| older.current);
-        self.windows.insert(key, SlidingWindow { start_us: window.window_start_us, current: window.count, previous });
+    fn exceed<'a>(&self, mut limits: impl Iterator<Item = &'a RateLimit>, charge: &Charge<'_>) -> bool {
+        limits.any(|limit| !limit.shadow && self.standing(limit, charge).1)
     }
 
-    /// The rows of these counters: the present window, and the one before it, which a flush may have missed.
-    fn tracked(&self, windows: &HashSet<WindowKey>, quotas: &HashSet<QuotaKey>) -> Vec<TrackedWindow> {
-        let mut rows = Vec::with_capacity(2 * windows.len() + quotas.len());
-        for key in windows {
-            let Some(window) = self.windows.get(key) else { continue };
-            let row = |start: i64, count: i64| TrackedWindow {
-                subject_id: key.subject.clone(),
-                limit_name: key.name.clone(),
-                window_start_us: start,
-                window_end_us: start + key.window_us,
-                count,
-            };
-            rows.push(row(window.start_us, window.current));
-            if window.previous > 0 {
-                rows.push(row(window.start_us - key.window_us, window.previous));
+    /// Charges the limit, if so, and tells where it stands.
+    fn settle(&mut self, limit: &RateLimit, charge: &Charge<'_>, charges: bool) -> LimitStatus {
+        let (mut counter, full) = self.standing(limit, charge);
+        if charges {
+            counter = counter.charged(charge.cost);
+            match self.windows.iter_mut().find(|window| window.is_of(limit)) {
+                Some(window) => window.counter = counter,
+                None => self.windows.push(Window {
+                    name: limit.name.as_str().into(),
+                    window_us: limit.window_us(),
+                    counter,
+                }),
             }
         }
-        rows.extend(quotas.iter().map(|quota| TrackedWindow {
-            subject_id: quota.organization.to_string(),
-            limit_name: QUOTA_NAME.to_owned(),
-            window_start_us: quota.month.micros(),
-            window_end_us: quota.month.start_of_next_month().micros(),
-            count: self.quotas.get(quota).copied().unwrap_or(0),
-        }));
-        rows
+        counter.status(limit, charge.now, charge.cost.max(1), full)
     }
 
-    /// Drops what has ended, and faded out in the window after it, by `time`.
-    fn forget_faded(&mut self, time: Timestamp) {
-        self.windows.retain(|key, window| window.start_us + 2 * key.window_us > time.micros());
-        self.quotas.retain(|quota, _| quota.month.start_of_next_month() > time);
+    fn spent(&self, now: Timestamp) -> i64 {
+        let month = now.start_of_month();
+        self.months.iter().find(|(start, _)| *start == month).map_or(0, |(_, spent)| *spent)
     }
+
+    fn add_to_month(&mut self, now: Timestamp, cost: i64) {
+        let month = now.start_of_month();
+        match self.months.iter_mut().find(|(start, _)| *start == month) {
+            Some((_, spent)) => *spent = spent.saturating_add(cost).max(0),
+            None => self.months.push((month, cost.max(0))),
+        }
+    }
+
+    /// Says whether nothing is left.
+    fn forget_faded(&mut self, time: Timestamp) -> bool {
+        self.windows.retain(|window| window.counter.start_us + 2 * window.window_us > time.micros());
+        self.months.retain(|(month, _)| month.start_of_next_month() > time);
+        self.windows.is_empty() && self.months.is_empty() && !self.changed
+    }
+}
+
+impl Window {
+    fn is_of(&self, limit: &RateLimit) -> bool {
+        self.window_us == limit.window_us() && *self.name == *limit.name
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::domain::samples;
 
     const NOW: Timestamp = Timestamp::from_micros(1_800_000_000_000_000);
 
@@ -234,13 +258,14 @@ mod tests {
         RateLimit::parse(name, limit, Duration::from_hours(1), shadow).unwrap()
     }
 
-    fn charge(limiter: &Limiter, limits: &[RateLimit], quota: i64, cost: i64) -> Charge {
-        let limits = Limits {
-            rate_limits: limits.iter().map(|limit| ("key".to_owned(), limit)).collect(),
-            organization_id: OrganizationId::SYSTEM,
-            monthly_quota: quota,
-        };
-        limiter.charge(&limits, cost, NOW)
+    fn charge_at(limiter: &Limiter, limits: &[RateLimit], monthly_quota: i64, cost: i64, now: Timestamp) -> Charged {
+        let key = KeyRecord { rate_limits: limits.into(), ..samples::key_record() };
+        let organization = Organization { monthly_quota, ..samples::organization() };
+        limiter.charge(&Charge { key: &key, limit_names: &[], organization: &organization, cost, now })
+    }
+
+    fn charge(limiter: &Limiter, limits: &[RateLimit], quota: i64, cost: i64) -> Charged {
+        charge_at(limiter, limits, quota, cost, NOW)
     }
 
     #[test]
@@ -267,30 +292,44 @@ mod tests {
     }
 
     #[test]
-    fn what_has_faded_is_forgotten_and_what_counts_is_not() {
-        let mut counts = Counts::default();
-        let limit = limit("hourly", 5, false);
-        let (key, window, _) = counts.standing("key", &limit, 1, NOW);
-        counts.windows.insert(key, window.charged(1));
-        counts.forget_faded(NOW.plus(Duration::from_mins(59)));
-        assert_eq!(counts.windows.len(), 1);
-        counts.forget_faded(NOW.plus(Duration::from_hours(2)));
-        assert!(counts.windows.is_empty());
+    fn changing_the_value_of_a_limit_keeps_its_count() {
+        let limiter = Limiter::default();
+        assert_eq!(charge(&limiter, &[limit("only", 10, false)], 0, 7).statuses[0].remaining, 3);
+        assert_eq!(charge(&limiter, &[limit("only", 8, true)], 0, 0).statuses[0].remaining, 1);
     }
 
     #[test]
-    fn counts_come_back_after_a_restart_the_window_before_included() {
-        let limit = limit("hourly", 10, false);
-        let mut before = Counts::default();
-        let (key, window, _) = before.standing("key", &limit, 1, NOW);
-        before.windows.insert(key.clone(), SlidingWindow { previous: 4, ..window.charged(3) });
-        let mut tracked = before.tracked(&HashSet::from([key.clone()]), &HashSet::new());
-        tracked.sort_by_key(|window| window.window_start_us);
-        let mut after = Counts::default();
-        for window in tracked {
-            after.restore(window);
-        }
-        assert_eq!(after.windows.get(&key), before.windows.get(&key));
+    fn a_limit_that_is_not_named_is_not_charged_and_the_organizations_always_is() {
+        let limiter = Limiter::default();
+        let key =
+            KeyRecord { rate_limits: [limit("a", 9, false), limit("b", 9, false)].into(), ..samples::key_record() };
+        let organization = Organization { rate_limits: vec![limit("c", 9, false)], ..samples::organization() };
+        let names = ["b".to_owned()];
+        let charge = Charge { key: &key, limit_names: &names, organization: &organization, cost: 2, now: NOW };
+        let named: Vec<String> = limiter.charge(&charge).statuses.into_iter().map(|status| status.name).collect();
+        assert_eq!(named, ["b", "c"]);
+        let all = limiter.charge(&Charge { limit_names: &[], cost: 0, ..charge });
+        assert_eq!(all.statuses.iter().map(|status| status.remaining).collect::<Vec<_>>(), [9, 7, 7]);
+    }
+
+    #[test]
+    fn what_has_faded_is_forgotten_and_what_counts_is_not() {
+        let limiter = Limiter::default();
+        charge(&limiter, &[limit("hourly", 5, false)], 0, 1);
+        lock(&limiter.changed).clear();
+        limiter.meter(samples::key_record().counter_id.as_u128()).lock().changed = false;
+        limiter.forget_faded(NOW.plus(Duration::from_mins(59)));
+        assert_eq!(limiter.len(), 1);
+        limiter.forget_faded(NOW.plus(Duration::from_hours(2)));
+        assert!(limiter.is_empty());
+    }
+
+    #[test]
+    fn what_was_not_written_through_yet_is_not_forgotten() {
+        let limiter = Limiter::default();
+        charge(&limiter, &[limit("hourly", 5, false)], 0, 1);
+        limiter.forget_faded(NOW.plus(Duration::from_hours(20)));
+        assert_eq!(limiter.len(), 1);
     }
 
     #[test]
@@ -309,7 +348,23 @@ mod tests {
         let limiter = Limiter::default();
         assert_eq!(charge(&limiter, &[], 2, 2).denied, None);
         assert_eq!(charge(&limiter, &[], 2, 1).denied, Some(Outcome::QuotaExceeded));
-        limiter.refund_quota(OrganizationId::SYSTEM, 1, NOW);
+        limiter.refund_quota(&samples::organization(), 1, NOW);
         assert_eq!(charge(&limiter, &[], 2, 1).denied, None);
+        let next_month = NOW.start_of_next_month();
+        assert_eq!(charge_at(&limiter, &[], 2, 2, next_month).denied, None);
+        assert_eq!(charge_at(&limiter, &[], 2, 1, next_month).denied, Some(Outcome::QuotaExceeded));
+    }
+
+    #[test]
+    fn threads_that_charge_at_once_admit_exactly_the_limit() {
+        let limiter = Limiter::default();
+        let limits = [limit("only", 1000, false)];
+        let admitted: usize = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| scope.spawn(|| (0..500).filter(|_| charge(&limiter, &limits, 0, 1).denied.is_none()).count()))
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert_eq!(admitted, 1000);
     }
 }

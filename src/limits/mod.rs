@@ -4,5 +4,6 @@
 //! charged since the last flush (one second). Credits are not counted here: they are one statement in `store/credits.rs`.
 
 mod counters;
+mod tracking;
 
-pub use self::counters::{Charge, Limiter, Limits};
+pub use self::counters::{Charge, Charged, Limiter};

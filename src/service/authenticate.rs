@@ -49,12 +49,7 @@ pub async fn authenticate(
         return Err(ServiceError::Unauthenticated);
     }
     context.recorder.record_caller(key.id, now);
-    let caller = Caller {
-        key_id: key.id,
-        name: key.name.clone(),
-        organization_id: key.organization_id,
-        scopes: key.scopes.clone(),
-    };
+    let caller = Caller::new(key);
     if !caller.may(permission) {
         return Err(ServiceError::PermissionDenied {
             reason: "PERMISSION_DENIED",

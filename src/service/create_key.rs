@@ -142,7 +142,7 @@ fn record(
         expire_time,
         last_used_time: None,
         request_count: 0,
-        created_by: call.caller.key_id.to_string(),
+        created_by: call.caller.key_id().to_string(),
         revocation: None,
         rotated_from_id: None,
         successor_id: None,

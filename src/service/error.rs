@@ -111,6 +111,7 @@ impl From<StoreError> for ServiceError {
         let (reason, may_have_happened) = match error {
             StoreError::Unavailable { may_have_happened, .. } => ("DATABASE_UNAVAILABLE", may_have_happened),
             StoreError::Corrupt(_) => ("ROW_UNREADABLE", false),
+            StoreError::Overloaded => ("OVERLOADED", false),
             StoreError::Conflict(_) | StoreError::Unforeseen(_) => return Self::Internal(cause),
         };
         Self::Unavailable { reason, may_have_happened, retry_after: RETRY_AFTER, cause }

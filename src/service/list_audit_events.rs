@@ -25,7 +25,7 @@ pub async fn list_audit_events(
     token: &PageToken,
 ) -> Result<(Vec<SealedEvent>, String), ServiceError> {
     let tokens = context.page_tokens()?;
-    let list = format!("audit|{}|{filter:?}", call.caller.key_id);
+    let list = format!("audit|{}|{filter:?}", call.caller.key_id());
     let after = tokens.decode(token, &list).map_err(|reason| ServiceError::invalid("page_token", reason))?;
     if let Reach::Only(own) = call.caller.reach() {
         match filter.organization_id {

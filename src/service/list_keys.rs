@@ -21,7 +21,7 @@ pub async fn list_keys(
     token: &PageToken,
 ) -> Result<(Vec<ApiKey>, String), ServiceError> {
     let tokens = context.page_tokens()?;
-    let list = format!("keys|{}|{filter:?}", call.caller.key_id);
+    let list = format!("keys|{}|{filter:?}", call.caller.key_id());
     let after = tokens.decode(token, &list).map_err(|reason| ServiceError::invalid("page_token", reason))?;
     let reach = call.caller.reach();
     if organizations::find_by_id(context.store.control(), reach, filter.organization_id).await?.is_none() {

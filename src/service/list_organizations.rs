@@ -23,7 +23,7 @@ pub async fn list_organizations(
     token: &PageToken,
 ) -> Result<(Vec<CountedOrganization>, String), ServiceError> {
     let tokens = context.page_tokens()?;
-    let list = format!("organizations|{}|{filter:?}", call.caller.key_id);
+    let list = format!("organizations|{}|{filter:?}", call.caller.key_id());
     let after = tokens.decode(token, &list).map_err(|reason| ServiceError::invalid("page_token", reason))?;
     let page = PageRequest { size, after };
     let page = organizations::list(context.store.control(), call.caller.reach(), filter, &page).await?;

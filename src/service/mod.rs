@@ -30,7 +30,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     clock::Clock,
-    domain::{audit::Actor, page::PageTokens, permission::Caller},
+    domain::{audit::Actor, ids::RecordId, page::PageTokens, permission::Caller},
     limits::Limiter,
     store::Store,
     usage::Recorder,
@@ -79,14 +79,14 @@ pub struct Context {
 #[derive(Debug, Clone)]
 pub struct Call {
     pub caller: Caller,
-    pub request_id: String,
+    pub request_id: RecordId,
 }
 
 impl Call {
     /// The actor of an audit event.
     #[must_use]
     pub fn actor(&self) -> Actor {
-        Actor::of(&self.caller, &self.request_id)
+        Actor::of(&self.caller, &self.request_id.to_string())
     }
 }
 

@@ -44,7 +44,7 @@ async fn end(
     let digest = api_keys::find_digest(&transaction, before.id).await?;
     let mut after = before.clone();
     if before.stored_status != StoredStatus::Revoked {
-        let by = call.caller.key_id.to_string();
+        let by = call.caller.key_id().to_string();
         let revocation = Revocation { time: now, by, reason: revoke.reason, note: revoke.note };
         after.etag = before.etag + 1;
         api_keys::update_revoked(&transaction, before.id, &revocation, after.etag).await?;

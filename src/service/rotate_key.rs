@@ -104,7 +104,7 @@ fn successor(before: &ApiKey, prefix: String, secret: &Secret, call: &Call, now:
         update_time: now,
         last_used_time: None,
         request_count: 0,
-        created_by: call.caller.key_id.to_string(),
+        created_by: call.caller.key_id().to_string(),
         rotated_from_id: Some(before.id),
         etag: 1,
         ..before.clone()
@@ -125,7 +125,7 @@ async fn retire(
     if overlap.is_zero() {
         let revocation = Revocation {
             time: now,
-            by: call.caller.key_id.to_string(),
+            by: call.caller.key_id().to_string(),
             reason: RevocationReason::Superseded,
             note: String::new(),
         };

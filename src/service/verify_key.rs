@@ -10,14 +10,14 @@ use crate::{
         Invalid,
         digest::Digest,
         ids::KeyId,
-        key::ApiKey,
-        limits::{LimitStatus, RateLimit},
+        limits::LimitStatus,
         organization::Organization,
         outcome::{self, Outcome, Question},
+        record::KeyRecord,
         time::Timestamp,
         usage::UsageEvent,
     },
-    limits::{Charge, Limits},
+    limits::{Charge, Charged},
     store::{
         credits::{self, Balance, Spent},
         key_changes,
@@ -53,7 +53,7 @@ pub struct Verification {
 pub struct Verified {
     pub outcome: Outcome,
     /// Absent exactly where the outcome is `NOT_FOUND`.
-    pub key: Option<Arc<ApiKey>>,
+    pub key: Option<Arc<KeyRecord>>,
     pub rate_limits: Vec<LimitStatus>,
     pub credits_remaining: Option<i64>,
     pub reuse_for: Duration,
@@ -84,7 +84,7 @@ pub async fn verify_key(context: &Context, mut verification: Verification) -> Re
 async fn find(
     context: &Context,
     verification: &Verification,
-) -> Result<Option<(Arc<ApiKey>, Arc<Organization>)>, ServiceError> {
+) -> Result<Option<(Arc<KeyRecord>, Arc<Organization>)>, ServiceError> {
     let Some(digest) = &verification.digest else {
         return Ok(None);
     };
@@ -111,7 +111,7 @@ async fn freshness(context: &Context, verification: &Verification) -> Result<Fre
     Ok(Freshness::Fresh)
 }
 
-fn denied(outcome: Outcome, key: Option<Arc<ApiKey>>) -> Verified {
+fn denied(outcome: Outcome, key: Option<Arc<KeyRecord>>) -> Verified {
     Verified { outcome, key, rate_limits: Vec::new(), credits_remaining: None, reuse_for: Duration::ZERO }
 }
 
@@ -119,25 +119,26 @@ fn denied(outcome: Outcome, key: Option<Arc<ApiKey>>) -> Verified {
 async fn charge(
     context: &Context,
     verification: &Verification,
-    key: &Arc<ApiKey>,
+    key: &Arc<KeyRecord>,
     organization: &Organization,
     now: Timestamp,
 ) -> Result<Verified, ServiceError> {
-    let limits = limits(key, organization, &verification.limit_names)?;
-    let bounded = !limits.rate_limits.is_empty() || limits.monthly_quota > 0;
-    let charged = if bounded {
-        context.limiter.charge(&limits, verification.cost, now)
+    check_limit_names(key, &verification.limit_names)?;
+    let Verification { limit_names, cost, .. } = verification;
+    let bounded = !key.rate_limits.is_empty() || !organization.rate_limits.is_empty() || organization.monthly_quota > 0;
+    let Charged { denied: refused, statuses } = if bounded {
+        context.limiter.charge(&Charge { key, limit_names, organization, cost: *cost, now })
     } else {
-        Charge { denied: None, statuses: Vec::new() }
+        Charged { denied: None, statuses: Vec::new() }
     };
-    let mut verified = Verified { rate_limits: charged.statuses, ..denied(Outcome::Valid, Some(key.clone())) };
-    if let Some(outcome) = charged.denied {
+    let mut verified = Verified { rate_limits: statuses, ..denied(Outcome::Valid, Some(key.clone())) };
+    if let Some(outcome) = refused {
         verified.outcome = outcome;
         return Ok(verified);
     }
-    if key.credits.is_some() {
-        let hold = QuotaHold { context, organization, cost: verification.cost, now };
-        let (remaining, enough) = spend(context, key, verification.cost, now).await?;
+    if let Some(holder) = key.credits_id {
+        let hold = QuotaHold { context, organization, cost: *cost, now };
+        let (remaining, enough) = spend(context, holder, *cost, now).await?;
         verified.credits_remaining = remaining;
         if enough {
             std::mem::forget(hold);
@@ -162,39 +163,28 @@ struct QuotaHold<'a> {
 impl Drop for QuotaHold<'_> {
     fn drop(&mut self) {
         if self.organization.monthly_quota > 0 {
-            self.context.limiter.refund_quota(self.organization.id, self.cost, self.now);
+            self.context.limiter.refund_quota(self.organization, self.cost, self.now);
         }
     }
 }
 
-/// The key's limits, all or those that are named, then the organization's.
-fn limits<'a>(key: &'a ApiKey, organization: &'a Organization, names: &[String]) -> Result<Limits<'a>, ServiceError> {
+/// Every name must be that of a limit of the key.
+fn check_limit_names(key: &KeyRecord, names: &[String]) -> Result<(), ServiceError> {
     let unknown = |name: &String| !key.rate_limits.iter().any(|limit| limit.name == *name);
     let refuse =
         |at| Violation::new(format!("limit_names[{at}]"), Invalid::new("must be the name of a limit of the key"));
     let violations: Vec<Violation> =
         names.iter().enumerate().filter(|(_, name)| unknown(name)).map(|(at, _)| refuse(at)).collect();
-    if !violations.is_empty() {
-        return Err(ServiceError::InvalidArgument(violations));
-    }
-    let charged = |limit: &&RateLimit| names.is_empty() || names.contains(&limit.name);
-    let own = key.rate_limits.iter().filter(charged).map(|limit| (key.counter_id.to_string(), limit));
-    let shared = organization.rate_limits.iter().map(|limit| (organization.id.to_string(), limit));
-    Ok(Limits {
-        rate_limits: own.chain(shared).collect(),
-        organization_id: organization.id,
-        monthly_quota: organization.monthly_quota,
-    })
+    if violations.is_empty() { Ok(()) } else { Err(ServiceError::InvalidArgument(violations)) }
 }
 
 /// Spends credits; gives what remains and whether it was enough. A cost of 0 spends nothing.
 async fn spend(
     context: &Context,
-    key: &ApiKey,
+    mut holder: KeyId,
     cost: i64,
     now: Timestamp,
 ) -> Result<(Option<i64>, bool), ServiceError> {
-    let mut holder: KeyId = key.credits_id();
     for _ in 0..MOVES_MAX {
         let spent = match cost {
             0 => Spent::Refused(credits::balance(context.store.verify(), holder, now).await?),
@@ -208,5 +198,5 @@ async fn spend(
             Spent::Refused(Balance::Moved { to }) => holder = to,
         }
     }
-    Err(ServiceError::Internal(format!("the credits of key {} moved {MOVES_MAX} times during one call", key.id)))
+    Err(ServiceError::Internal(format!("the credits moved {MOVES_MAX} times during one call, to key {holder}")))
 }

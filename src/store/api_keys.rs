@@ -43,20 +43,6 @@ pub async fn find_locked(db: &impl ConnectionTrait, reach: Reach, id: KeyId) -> 
     one(db, in_reach(reach).filter(Column::Id.eq(id.to_string())).lock_exclusive()).await
 }
 
-/// The key with this digest, whatever its organization: one that is verified, or a caller's own.
-pub async fn find_by_digest(db: &impl ConnectionTrait, digest: &Digest) -> Result<Option<ApiKey>, StoreError> {
-    let select = row::Entity::find().filter(Column::Digest.eq(digest.as_bytes().to_vec()));
-    let Some(found) = db.query_one(select.as_query()).await? else {
-        return Ok(None);
-    };
-    // The index found it by comparing bytes in its own way; what counts is compared in constant time.
-    let stored: Option<Vec<u8>> = found.try_get("", "digest")?;
-    if stored.as_deref().and_then(Digest::from_bytes).as_ref() != Some(digest) {
-        return Ok(None);
-    }
-    rows::read::<row::Model, ApiKey>(&found).map(Some)
-}
-
 /// The digest under which caches hold a key; `None` for a key without one, or without a row.
 pub async fn find_digest(db: &impl ConnectionTrait, id: KeyId) -> Result<Option<Digest>, StoreError> {
     let select = row::Entity::find().select_only().column(Column::Digest).filter(Column::Id.eq(id.to_string()));

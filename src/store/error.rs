@@ -14,8 +14,8 @@ pub enum Conflict {
     Id,
 }
 
-/// An error of the store.
-#[derive(Debug, thiserror::Error)]
+/// An error of the store. What several waited for together fails for all of them alike, so it can be cloned.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// A unique value is taken by another row; nothing was written.
     #[error("a unique value is taken: {0:?}")]
@@ -30,12 +30,22 @@ pub enum StoreError {
         #[source]
         source: DbErr,
     },
+    /// More work waits for the database already than it is good for; nothing was done.
+    #[error("too much waits for the database")]
+    Overloaded,
     /// The database refused a statement that should have been right.
     #[error("the database refused a statement")]
     Unforeseen(#[source] DbErr),
 }
 
 impl StoreError {
+    /// The database did not answer in time; nothing was asked of it that would change anything.
+    #[must_use]
+    pub fn timed_out() -> Self {
+        let source = DbErr::Custom("no answer in time".to_owned());
+        Self::Unavailable { may_have_happened: false, source }
+    }
+
     /// The error and what caused it, for the log. Never `Debug`: PostgreSQL puts whole rows into an error's detail.
     #[must_use]
     pub fn chain(&self) -> String {
@@ -54,7 +64,7 @@ impl StoreError {
     pub fn of_commit(self) -> Self {
         match self {
             Self::Unavailable { source, .. } => Self::Unavailable { may_have_happened: true, source },
-            Self::Conflict(_) | Self::Corrupt(_) | Self::Unforeseen(_) => self,
+            Self::Conflict(_) | Self::Corrupt(_) | Self::Overloaded | Self::Unforeseen(_) => self,
         }
     }
 }

@@ -2,7 +2,9 @@
 //! Invariant: a row that cannot be read refuses itself and no other. Lists leave it out and log its id; a look-up of
 //! it says `Corrupt`, which is "we do not know", never "there is no such key".
 
-use sea_orm::{DbErr, FromQueryResult, QueryResult};
+use std::collections::BTreeMap;
+
+use sea_orm::{DbErr, FromQueryResult, QueryResult, TryGetable};
 use serde::{Deserialize, Serialize};
 
 use super::{StoreError, entity};
@@ -14,6 +16,7 @@ use crate::domain::{
     limits::{Credits, RateLimit, RefillInterval},
     organization::{Organization, Plan},
     page::{Page, Position},
+    record::KeyRecord,
     scope::Scope,
     secret::SecretPrefix,
     time::Timestamp,
@@ -123,6 +126,46 @@ impl TryFrom<entity::api_key::Model> for ApiKey {
             created_by: row.created_by,
         })
     }
+}
+
+/// Reads a record from the columns of `key_records.rs`, by their places there.
+pub(super) fn key_record(row: &QueryResult) -> Result<KeyRecord, StoreError> {
+    let id: String = at(row, 1, "")?;
+    let id = id.as_str();
+    let text = |place: usize| at::<String>(row, place, id);
+    let own = key_id(id, "id", id)?;
+    let successor = at::<Option<String>>(row, 4, id)?;
+    let successor = successor.map(|text| key_id(id, "successor_id", &text)).transpose()?;
+    let credits_id = match at::<Option<i64>>(row, 5, id)? {
+        None => None,
+        Some(0..) => Some(successor.unwrap_or(own)),
+        Some(_) => return Err(corrupt(id, "credits_remaining")),
+    };
+    let interval = text(15)?;
+    if !interval.is_empty() && RefillInterval::from_stored(&interval).is_none() {
+        return Err(corrupt(id, "credits_refill_interval"));
+    }
+    let metadata: BTreeMap<Box<str>, Box<str>> = json(id, "metadata", &text(12)?)?;
+    let cidr = |text: &str| address::parse_cidr(text).ok();
+    Ok(KeyRecord {
+        id: own,
+        organization_id: OrganizationId::parse(&text(2)?).map_err(|_| corrupt(id, "organization_id"))?,
+        counter_id: key_id(id, "counter_id", &text(3)?)?,
+        credits_id,
+        environment: Environment::from_stored(&text(6)?).ok_or_else(|| corrupt(id, "environment"))?,
+        stored_status: StoredStatus::from_stored(&text(7)?).ok_or_else(|| corrupt(id, "status"))?,
+        expire_time: at::<Option<i64>>(row, 8, id)?.map(Timestamp::from_micros),
+        name: text(9)?.into(),
+        owner_id: text(10)?.into(),
+        scopes: list(id, "scopes", &text(11)?, |text| Scope::parse(text).ok())?.into(),
+        metadata: metadata.into_iter().collect(),
+        allowed_cidrs: list(id, "allowed_cidrs", &text(13)?, cidr)?.into(),
+        rate_limits: rate_limits(id, &text(14)?)?.into(),
+    })
+}
+
+fn at<T: TryGetable>(row: &QueryResult, place: usize, id: &str) -> Result<T, StoreError> {
+    row.try_get_by_index(place).map_err(|_| corrupt(id, "types"))
 }
 
 /// What is known of the end of a revoked key. An operator who sets the status alone, in SQL, leaves no time.

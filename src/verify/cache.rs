@@ -15,10 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use moka::sync::Cache;
-
 /// Generations; at 100,000 entries one eviction makes about 25 others reload.
 const SLOTS: usize = 4096;
+/// How long after a reload ahead of time was asked for it is asked for again, should it not have come.
+const REFRESH_RETRY_MS: u64 = 1000;
 
 /// Something that names a slot.
 pub trait Slot {
@@ -30,7 +30,7 @@ pub trait Slot {
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
     generation: u64,
-    at: Instant,
+    at_ms: u64,
 }
 
 impl Begun {
@@ -42,53 +42,87 @@ impl Begun {
 }
 
 struct Entry<V> {
-    value: V,
+    value: Arc<V>,
     begun: Begun,
+    /// From when on a hit asks for a reload.
+    refresh_at_ms: u64,
+}
+
+impl<V> Clone for Entry<V> {
+    fn clone(&self) -> Self {
+        Self { value: self.value.clone(), ..*self }
+    }
+}
+
+/// What the cache holds for a key.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Hit<V> {
+    /// It may be served.
+    Fresh(Arc<V>),
+    /// It may be served, and whoever is told so should load it again: it is about to grow too old.
+    Ageing(Arc<V>),
 }
 
 /// A cache from `K` to `V`, bounded in number and in age.
 pub struct GenerationCache<K, V> {
-    entries: Cache<K, Arc<Entry<V>>>,
+    entries: quick_cache::sync::Cache<K, Entry<V>>,
     generations: Box<[AtomicU64]>,
-    age_max: Duration,
+    age_max_ms: u64,
+    refresh_after_ms: u64,
+    /// Ages are counted from here.
+    epoch: Instant,
 }
 
 impl<K, V> GenerationCache<K, V>
 where
-    K: Slot + Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
+    K: Slot + Hash + Eq + Copy,
 {
-    /// An empty cache of at most about `entries_max` entries, each served for at most `age_max`.
+    /// An empty cache of at most about `entries_max` entries, each served for at most `age_max`; in the
+    /// last quarter of it a hit says that the entry is ageing.
     pub fn new(entries_max: u64, age_max: Duration) -> Self {
+        let age_max_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
         Self {
-            entries: Cache::builder().max_capacity(entries_max).time_to_live(age_max).build(),
+            entries: quick_cache::sync::Cache::new(usize::try_from(entries_max).unwrap_or(usize::MAX)),
             generations: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            age_max,
+            age_max_ms,
+            refresh_after_ms: age_max_ms / 4 * 3,
+            epoch: Instant::now(),
         }
     }
 
     /// What is cached, unless it is too old or was evicted since its load began.
-    pub fn get(&self, key: &K) -> Option<V> {
+    pub fn get(&self, key: &K) -> Option<Hit<V>> {
         let entry = self.entries.get(key)?;
-        let fresh = entry.begun.at.elapsed() < self.age_max;
+        let now_ms = self.now_ms();
+        let fresh = now_ms - entry.begun.at_ms < self.age_max_ms;
         let current = entry.begun.generation == self.generation(key).load(Ordering::Acquire);
-        (fresh && current).then(|| entry.value.clone())
+        if !fresh || !current {
+            return None;
+        }
+        if now_ms < entry.refresh_at_ms {
+            return Some(Hit::Fresh(entry.value));
+        }
+        let value = entry.value.clone();
+        // One hit in a while is told. If the entry was evicted meanwhile, its generation keeps it dead.
+        self.entries.insert(*key, Entry { refresh_at_ms: now_ms + REFRESH_RETRY_MS, ..entry });
+        Some(Hit::Ageing(value))
     }
 
     /// Call before the database is asked.
     pub fn begin_load(&self, key: &K) -> Begun {
-        Begun { generation: self.generation(key).load(Ordering::Acquire), at: Instant::now() }
+        Begun { generation: self.generation(key).load(Ordering::Acquire), at_ms: self.now_ms() }
     }
 
     /// Keeps what a load found.
-    pub fn insert(&self, key: K, value: V, begun: Begun) {
-        self.entries.insert(key, Arc::new(Entry { value, begun }));
+    pub fn insert(&self, key: K, value: Arc<V>, begun: Begun) {
+        let refresh_at_ms = begun.at_ms.saturating_add(self.refresh_after_ms);
+        self.entries.insert(key, Entry { value, begun, refresh_at_ms });
     }
 
     /// Makes everything that was loaded for this key, or is being loaded, as good as absent.
     pub fn evict(&self, key: &K) {
         self.generation(key).fetch_add(1, Ordering::AcqRel);
-        self.entries.invalidate(key);
+        self.entries.remove(key);
     }
 
     /// Makes every entry as good as absent.
@@ -96,7 +130,16 @@ where
         for generation in &self.generations {
             generation.fetch_add(1, Ordering::AcqRel);
         }
-        self.entries.invalidate_all();
+        self.entries.clear();
+    }
+
+    /// How many entries there are, those that may not be served any more included.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of slots")]
@@ -116,36 +159,69 @@ mod tests {
         }
     }
 
-    fn cache() -> GenerationCache<u64, &'static str> {
-        GenerationCache::new(100, Duration::from_mins(1))
+    fn cache(age_max: Duration) -> GenerationCache<u64, &'static str> {
+        GenerationCache::new(100, age_max)
+    }
+
+    fn served(cache: &GenerationCache<u64, &'static str>, key: u64) -> Option<&'static str> {
+        cache.get(&key).map(|hit| match hit {
+            Hit::Fresh(value) | Hit::Ageing(value) => *value,
+        })
     }
 
     #[test]
     fn a_load_that_began_before_an_eviction_is_not_served_after_it() {
-        let cache = cache();
+        let cache = cache(Duration::from_mins(1));
         let begun = cache.begin_load(&7);
         cache.evict(&7);
-        cache.insert(7, "old", begun);
-        assert_eq!(cache.get(&7), None);
+        cache.insert(7, "old".into(), begun);
+        assert_eq!(served(&cache, 7), None);
         let begun = cache.begin_load(&7);
-        cache.insert(7, "new", begun);
-        assert_eq!(cache.get(&7), Some("new"));
+        cache.insert(7, "new".into(), begun);
+        assert_eq!(served(&cache, 7), Some("new"));
     }
 
     #[test]
     fn evicting_everything_reaches_loads_under_way() {
-        let cache = cache();
+        let cache = cache(Duration::from_mins(1));
         let begun = cache.begin_load(&1);
         cache.evict_all();
-        cache.insert(1, "old", begun);
-        assert_eq!(cache.get(&1), None);
+        cache.insert(1, "old".into(), begun);
+        assert_eq!(served(&cache, 1), None);
     }
 
     #[test]
     fn an_entry_is_not_served_beyond_its_age() {
-        let cache = GenerationCache::<u64, &str>::new(100, Duration::ZERO);
+        let cache = cache(Duration::ZERO);
         let begun = cache.begin_load(&1);
-        cache.insert(1, "old", begun);
+        cache.insert(1, "old".into(), begun);
+        assert_eq!(served(&cache, 1), None);
+    }
+
+    #[test]
+    fn one_hit_in_a_while_is_told_that_the_entry_is_ageing() {
+        let mut cache = cache(Duration::from_hours(1));
+        let begun = cache.begin_load(&1);
+        cache.insert(1, "value".into(), begun);
+        assert_eq!(cache.get(&1), Some(Hit::Fresh("value".into())));
+        cache.epoch = cache.epoch.checked_sub(Duration::from_mins(46)).unwrap();
+        assert_eq!(cache.get(&1), Some(Hit::Ageing("value".into())));
+        assert_eq!(cache.get(&1), Some(Hit::Fresh("value".into())), "a reload is under way");
+        cache.epoch = cache.epoch.checked_sub(Duration::from_secs(2)).unwrap();
+        assert_eq!(cache.get(&1), Some(Hit::Ageing("value".into())), "which has not come");
+        cache.epoch = cache.epoch.checked_sub(Duration::from_mins(15)).unwrap();
+        assert_eq!(cache.get(&1), None);
+    }
+
+    #[test]
+    fn an_entry_that_is_evicted_while_it_ages_stays_dead() {
+        let mut cache = cache(Duration::from_hours(1));
+        let begun = cache.begin_load(&1);
+        cache.insert(1, "value".into(), begun);
+        let entry = cache.entries.get(&1).unwrap();
+        cache.epoch = cache.epoch.checked_sub(Duration::from_mins(46)).unwrap();
+        cache.evict(&1);
+        cache.entries.insert(1, entry);
         assert_eq!(cache.get(&1), None);
     }
 }

@@ -3,9 +3,13 @@
 
 mod cache;
 mod feed;
+mod key_caches;
+mod loader;
+mod organizations;
 mod records;
 
 pub use self::{
     feed::Feed,
-    records::{CacheLimits, Freshness, Records},
+    key_caches::CacheLimits,
+    records::{Freshness, Records},
 };

@@ -6,7 +6,7 @@ use keystead::domain::{
     organization::{OrganizationFilter, OrganizationSelector},
     permission::Reach,
 };
-use keystead::store::{StoreError, api_keys as keys, organizations};
+use keystead::store::{StoreError, api_keys as keys, key_records, organizations};
 
 use super::{World, page};
 use crate::harness::{Engine, TestDatabase, samples, store_test};
@@ -31,6 +31,9 @@ const KEY_NONSENSE: [(&str, &str); 17] = [
     ("rotated_from_id", "'nonsense'"),
     ("id", "'nonsense'"),
 ];
+
+/// What a verification does not need, and so does not trip over.
+const UNREAD_BY_VERIFICATIONS: [&str; 1] = ["rotated_from_id"];
 
 const ORGANIZATION_NONSENSE: [(&str, &str); 5] = [
     ("plan", "'nonsense'"),
@@ -67,7 +70,12 @@ async fn a_key_that_cannot_be_read_is_refused_and_no_other_is(database: TestData
         let what = format!("{column} = {value}");
         world.database.raw_sql(&format!("UPDATE api_keys SET {what} WHERE id = '{}'", bad.id)).await;
 
-        assert_corrupt(keys::find_by_digest(world.store.verify(), &samples::digest_of(&bad)).await, &what);
+        let found = key_records::find_by_digest(world.store.verify(), &samples::digest_of(&bad)).await;
+        if UNREAD_BY_VERIFICATIONS.contains(&column) {
+            assert!(matches!(found, Ok(Some(_))), "{what}: {found:?}");
+        } else {
+            assert_corrupt(found, &what);
+        }
         if column != "id" {
             for reach in [Reach::All, Reach::Only(world.acme.id)] {
                 assert_corrupt(keys::find(world.db(), reach, bad.id).await, &what);
@@ -83,8 +91,8 @@ async fn a_key_that_cannot_be_read_is_refused_and_no_other_is(database: TestData
             assert_eq!(found, Some(samples::digest_of(&bad)));
         }
         assert_eq!(world.stored(&good).await, good, "{what}");
-        let found = keys::find_by_digest(world.db(), &samples::digest_of(&good)).await.expect("a readable row");
-        assert_eq!(found.as_ref(), Some(&good), "{what}");
+        let found = key_records::find_by_digest(world.db(), &samples::digest_of(&good)).await.expect("a readable row");
+        assert_eq!(found, Some(samples::record(&good)), "{what}");
         assert_eq!(listed(&world).await, std::slice::from_ref(&good), "{what}");
         assert_eq!(
             keystead::store::key_counts::count_all(world.db(), world.acme.id).await.expect("a count"),
@@ -102,10 +110,10 @@ async fn a_key_that_cannot_be_read_is_refused_and_no_other_is(database: TestData
 async fn a_key_with_a_value_of_the_wrong_type_is_refused_and_no_other_is() {
     let world = World::new(TestDatabase::new(Engine::Sqlite).await).await;
     let good = world.add_key(|_| {}).await;
-    for assignment in ["expire_time_us = 'soon'", "etag = 'x'", "name = x'ff'", "request_count = 'many'"] {
+    for assignment in ["expire_time_us = 'soon'", "name = x'ff'", "credits_remaining = 'many'"] {
         let bad = world.add_key(|_| {}).await;
         world.database.raw_sql(&format!("UPDATE api_keys SET {assignment} WHERE id = '{}'", bad.id)).await;
-        let found = keys::find_by_digest(world.store.verify(), &samples::digest_of(&bad)).await;
+        let found = key_records::find_by_digest(world.store.verify(), &samples::digest_of(&bad)).await;
         assert!(matches!(found, Err(StoreError::Corrupt(_))), "{assignment}: {found:?}");
         assert_eq!(listed(&world).await, std::slice::from_ref(&good), "{assignment}");
         world.database.raw_sql(&format!("DELETE FROM api_keys WHERE id = '{}'", bad.id)).await;

@@ -1,0 +1,42 @@
+//! The record: what a verification knows of a key, and nothing that it does not need.
+//! Caches hold it by the hundred thousand, so it is packed: boxed texts and slices, no spare capacity.
+//! Must not hold what changes without the change feed telling: credits, counts and times of use.
+
+use ipnet::IpNet;
+
+use super::{
+    ids::{KeyId, OrganizationId},
+    key::{Environment, KeyStatus, StoredStatus},
+    limits::RateLimit,
+    scope::Scope,
+    time::Timestamp,
+};
+
+/// What a verification knows of a key; the fields are those of [`super::key::ApiKey`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRecord {
+    pub id: KeyId,
+    pub organization_id: OrganizationId,
+    /// The id under which rate limits count: the oldest key of its chain of rotations.
+    pub counter_id: KeyId,
+    /// The key whose row holds the credits to spend; `None` where nothing bounds the key.
+    pub credits_id: Option<KeyId>,
+    pub environment: Environment,
+    pub stored_status: StoredStatus,
+    pub expire_time: Option<Timestamp>,
+    pub name: Box<str>,
+    pub owner_id: Box<str>,
+    pub scopes: Box<[Scope]>,
+    /// Sorted by name.
+    pub metadata: Box<[(Box<str>, Box<str>)]>,
+    pub allowed_cidrs: Box<[IpNet]>,
+    pub rate_limits: Box<[RateLimit]>,
+}
+
+impl KeyRecord {
+    /// The status at `now`.
+    #[must_use]
+    pub fn status(&self, now: Timestamp) -> KeyStatus {
+        self.stored_status.at(self.expire_time, now)
+    }
+}

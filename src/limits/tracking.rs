@@ -1,0 +1,160 @@
+//! How counts survive a restart: what changed is written through to `rate_limit_tracking` on a short interval and at
+//! shutdown, and read back at the start. A `kill -9` forgets at most what was charged since the last flush.
+//! Must not hold a meter's lock over an await.
+
+use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
+
+use super::counters::{Counts, Limiter, Meter, Window, lock};
+use crate::{
+    domain::{ids::RecordId, limits::SlidingWindow, time::Timestamp},
+    store::{Store, StoreError, rate_limits, rate_limits::TrackedWindow},
+};
+
+/// The name under which a monthly quota is tracked; no rate limit can have it.
+const QUOTA_NAME: &str = "monthly quota";
+/// For how long a counter that no longer counts is kept: a clock may step back.
+const SLACK: Duration = Duration::from_hours(24);
+
+impl Limiter {
+    /// Reads back what was counted before a restart.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn restore(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+        let mut tracked = rate_limits::list_counting_at(store.control(), now).await?;
+        tracked.sort_by_key(|window| window.window_start_us);
+        for window in tracked {
+            // Subjects are ids that this service wrote; what else may stand there counts for nobody.
+            if let Ok(subject) = RecordId::parse(&window.subject_id) {
+                self.meter(subject.as_u128()).lock().restore(window);
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops the counters that no longer count, here and in the table.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn prune(&self, store: &Store, now: Timestamp) -> Result<(), StoreError> {
+        self.forget_faded(now.minus(SLACK));
+        rate_limits::delete_faded(store.write(), now).await.map(|_| ())
+    }
+
+    /// Writes the counts that changed since the last flush. What fails to be written is written with the next one.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
+        let meters = mem::take(&mut *lock(&self.changed));
+        // By their primary key, so that two writers of the same rows never wait for each other in a circle.
+        let mut rows = BTreeMap::new();
+        for meter in &meters {
+            let mut counts = meter.lock();
+            counts.changed = false;
+            for row in counts.tracked(meter) {
+                rows.insert((row.subject_id.clone(), row.limit_name.clone(), row.window_start_us), row);
+            }
+        }
+        let rows: Vec<TrackedWindow> = rows.into_values().collect();
+        let result = rate_limits::upsert(store.write(), &rows).await;
+        if result.is_err() {
+            self.put_back(&meters);
+        }
+        result
+    }
+
+    fn put_back(&self, meters: &[Arc<Meter>]) {
+        for meter in meters {
+            self.note(meter, &mut meter.lock(), true);
+        }
+    }
+}
+
+impl Counts {
+    /// Takes in one stored window; they come oldest first.
+    fn restore(&mut self, stored: TrackedWindow) {
+        if stored.limit_name == QUOTA_NAME {
+            self.months.push((Timestamp::from_micros(stored.window_start_us), stored.count));
+            return;
+        }
+        let window_us = stored.window_end_us - stored.window_start_us;
+        let same = |window: &Window| window.window_us == window_us && *window.name == *stored.limit_name;
+        let mut counter = SlidingWindow { start_us: stored.window_start_us, current: stored.count, previous: 0 };
+        if let Some(older) = self.windows.iter_mut().find(|window| same(window)) {
+            if older.counter.start_us + window_us == stored.window_start_us {
+                counter.previous = older.counter.current;
+            }
+            older.counter = counter;
+        } else {
+            self.windows.push(Window { name: stored.limit_name.into(), window_us, counter });
+        }
+    }
+
+    /// The rows of these counters: the present window, and the one before it, which a flush may have missed.
+    fn tracked(&self, meter: &Meter) -> Vec<TrackedWindow> {
+        let subject_id = RecordId::from_u128(meter.subject).to_string();
+        let row = |name: &str, start: i64, end: i64, count: i64| TrackedWindow {
+            subject_id: subject_id.clone(),
+            limit_name: name.to_owned(),
+            window_start_us: start,
+            window_end_us: end,
+            count,
+        };
+        let mut rows = Vec::with_capacity(2 * self.windows.len() + self.months.len());
+        for Window { name, window_us, counter } in &self.windows {
+            rows.push(row(name, counter.start_us, counter.start_us + window_us, counter.current));
+            if counter.previous > 0 {
+                rows.push(row(name, counter.start_us - window_us, counter.start_us, counter.previous));
+            }
+        }
+        let month = |(start, spent): &(Timestamp, i64)| {
+            row(QUOTA_NAME, start.micros(), start.start_of_next_month().micros(), *spent)
+        };
+        rows.extend(self.months.iter().map(month));
+        rows
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_US: i64 = 3_600_000_000;
+
+    fn window(counter: SlidingWindow) -> Window {
+        Window { name: "hourly".into(), window_us: HOUR_US, counter }
+    }
+
+    #[test]
+    fn counts_come_back_after_a_restart_the_window_before_included() {
+        let limiter = Limiter::default();
+        let meter = limiter.meter(7);
+        let mut before = Counts::default();
+        before.windows.push(window(SlidingWindow { start_us: 10 * HOUR_US, current: 3, previous: 4 }));
+        before.months.push((Timestamp::from_micros(0), 9));
+        let mut tracked = before.tracked(&meter);
+        tracked.sort_by_key(|window| window.window_start_us);
+        let mut after = Counts::default();
+        for window in tracked {
+            after.restore(window);
+        }
+        assert_eq!(after.windows, before.windows);
+        assert_eq!(after.months, before.months);
+    }
+
+    #[test]
+    fn windows_that_do_not_meet_do_not_count_together() {
+        let stored = |start: i64, count: i64| TrackedWindow {
+            subject_id: String::new(),
+            limit_name: "hourly".to_owned(),
+            window_start_us: start * HOUR_US,
+            window_end_us: (start + 1) * HOUR_US,
+            count,
+        };
+        let mut counts = Counts::default();
+        counts.restore(stored(10, 5));
+        counts.restore(stored(12, 2));
+        assert_eq!(counts.windows, [window(SlidingWindow { start_us: 12 * HOUR_US, current: 2, previous: 0 })]);
+    }
+}

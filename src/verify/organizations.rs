@@ -1,0 +1,113 @@
+//! Organizations by id, through a cache. One that is not cached is asked for once, however many wait for it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::OnceCell;
+
+use super::{
+    cache::{GenerationCache, Hit, Slot},
+    key_caches::CacheLimits,
+};
+use crate::{
+    domain::{ids::OrganizationId, organization::Organization, permission::Reach},
+    store::{Database, Store, StoreError, organizations},
+};
+
+/// Loads under way, by what they load and by the generation they began in: whoever asks after an eviction must not be
+/// given what a load from before it finds.
+type Flights = Mutex<HashMap<Name, Flight>>;
+type Name = (OrganizationId, u64);
+
+/// What one load finds.
+type Flight = Arc<OnceCell<Option<Arc<Organization>>>>;
+
+/// A place on a load under way; leaving it, also by being cancelled, takes the load off the board.
+struct Seat<'a> {
+    flights: &'a Flights,
+    name: Name,
+    flight: Flight,
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+/// The cached organizations.
+pub struct Organizations {
+    store: Store,
+    cache: GenerationCache<OrganizationId, Organization>,
+    flights: Flights,
+}
+
+impl Slot for OrganizationId {
+    fn slot(&self) -> u64 {
+        self.spread()
+    }
+}
+
+impl Organizations {
+    /// An empty cache over this store.
+    pub fn new(store: Store, limits: &CacheLimits) -> Self {
+        let cache = GenerationCache::new(limits.entries_max, limits.entry_age_max);
+        Self { store, cache, flights: Flights::default() }
+    }
+
+    /// The organization with this id, or `None` where the database knows no such one.
+    ///
+    /// # Errors
+    /// Where the database cannot say.
+    pub async fn find(self: &Arc<Self>, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
+        match self.cache.get(&id) {
+            Some(Hit::Fresh(organization)) => Ok(Some(organization)),
+            Some(Hit::Ageing(organization)) => {
+                let own = self.clone();
+                tokio::spawn(async move { own.load(id).await });
+                Ok(Some(organization))
+            }
+            None => self.load(id).await,
+        }
+    }
+
+    async fn load(&self, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
+        let begun = self.cache.begin_load(&id);
+        let name = (id, begun.generation());
+        let flight = self.flights.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
+        let seat = Seat { flights: &self.flights, name, flight };
+        let load = async || {
+            let found = read(self.store.verify(), id).await?;
+            if let Some(organization) = &found {
+                self.cache.insert(id, organization.clone(), begun);
+            }
+            Ok(found)
+        };
+        seat.flight.get_or_try_init(load).await.cloned()
+    }
+
+    /// Forgets an organization.
+    pub fn evict(&self, id: OrganizationId) {
+        self.cache.evict(&id);
+    }
+
+    /// Forgets all.
+    pub fn evict_all(&self) {
+        self.cache.evict_all();
+    }
+
+    /// How many are held.
+    pub fn len(&self) -> usize {
+        self.cache.len()
+    }
+}
+
+/// Reads an organization from the database, whoever asks.
+///
+/// # Errors
+/// The database's own.
+pub async fn read(db: &impl Database, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
+    Ok(organizations::find_by_id(db, Reach::All, id).await?.map(Arc::new))
+}
