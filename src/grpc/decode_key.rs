@@ -21,7 +21,7 @@ use crate::{
         usage::UsageEvent,
     },
     proto::v1,
-    service::{Freshness, RevokeKey, RotateKey, ServiceError, UpdateKey, Verification},
+    service::{self, Freshness, RevokeKey, RotateKey, ServiceError, UpdateKey, Verification},
 };
 
 /// The longest lifetime of a key given as a span: 100 years.
@@ -30,6 +30,8 @@ const TTL_MAX: Duration = Duration::from_hours(36_500 * 24);
 const OVERLAP_MAX: Duration = Duration::from_hours(30 * 24);
 const LIMIT_NAMES_MAX: usize = 100;
 const TAGS_MAX: usize = 20;
+/// The most verifications in one call.
+const BATCH_MAX: usize = 1000;
 const ENDPOINT_LENGTH_MAX: usize = 256;
 const METHOD_LENGTH_MAX: usize = 16;
 const USER_AGENT_LENGTH_MAX: usize = 512;
@@ -87,6 +89,20 @@ fn decode_lifetime(
             Some(Lifetime::For(span))
         }
     }
+}
+
+pub fn decode_verify_batch(
+    request: v1::BatchVerifyKeysRequest,
+    reach: Reach,
+    now: Timestamp,
+) -> Result<Vec<Verification>, ServiceError> {
+    if request.requests.len() > BATCH_MAX {
+        let reason = Invalid::new(format!("must have at most {BATCH_MAX} entries"));
+        return Err(ServiceError::invalid("requests", reason));
+    }
+    service::all_or_violations(
+        request.requests.into_iter().map(|request| decode_verify(request, reach, now)).collect(),
+    )
 }
 
 pub fn decode_verify(

@@ -48,7 +48,13 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::BatchVerifyKeysRequest>,
     ) -> Result<Response<v1::BatchVerifyKeysResponse>, Status> {
-        self.unimplemented(request, Permission::KeysVerify, "BatchVerifyKeys").await
+        self.verification(request, |context, call, request, _| async move {
+            let reach = call.caller.reach();
+            let verifications = decode_key::decode_verify_batch(request, reach, context.clock.now())?;
+            let verified = service::batch_verify_keys(&context, verifications).await?;
+            Ok(v1::BatchVerifyKeysResponse { responses: verified.into_iter().map(encode::encode_verified).collect() })
+        })
+        .await
     }
 
     async fn get_key(&self, request: Request<v1::GetKeyRequest>) -> Result<Response<v1::GetKeyResponse>, Status> {

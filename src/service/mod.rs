@@ -5,6 +5,7 @@
 //! Must not know the wire: requests come in decoded, answers go out as domain values.
 
 mod authenticate;
+mod batch_verify_keys;
 mod create_key;
 mod create_organization;
 mod delete_organization;
@@ -42,6 +43,7 @@ pub use crate::verify::Freshness;
 
 pub use self::{
     authenticate::{Credential, authenticate},
+    batch_verify_keys::{all_or_violations, batch_verify_keys},
     create_key::{IssuedKey, create_key},
     create_organization::create_organization,
     delete_organization::delete_organization,

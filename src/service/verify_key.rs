@@ -65,19 +65,65 @@ pub struct Verified {
 /// `InvalidArgument` for limit names that the key does not have; `Unavailable` where the database cannot say.
 pub async fn verify_key(context: &Context, mut verification: Verification) -> Result<Verified, ServiceError> {
     let now = context.clock.now();
-    let found = find(context, &verification).await?;
-    let verified = match found {
-        None => denied(Outcome::NotFound, None),
-        Some((key, organization)) => match outcome::decide(&key, &organization, &verification.question, now) {
-            Err(outcome) => denied(outcome, Some(key)),
-            Ok(()) => charge(context, &verification, &key, &organization, now).await?,
-        },
-    };
-    verification.usage.key = verified.key.as_ref().map(|key| (key.id, key.organization_id));
-    verification.usage.outcome = verified.outcome;
-    verification.usage.time = now;
-    context.recorder.record(verification.usage);
+    let judged = judge(context, &verification, now).await?;
+    let verified = settle(context, &verification, judged, now).await?;
+    record(context, &mut verification.usage, &verified, now);
     Ok(verified)
+}
+
+/// What is decided before anything is charged.
+pub(super) enum Judged {
+    /// There is no such key, or none that exists for whoever asks.
+    NotFound,
+    Denied(Outcome, Arc<KeyRecord>),
+    /// Valid, if limits, quota and credits allow it.
+    Chargeable(Arc<KeyRecord>, Arc<Organization>),
+}
+
+/// Looks the key up and decides; nothing is charged yet.
+///
+/// # Errors
+/// Those of [`verify_key`].
+pub(super) async fn judge(
+    context: &Context,
+    verification: &Verification,
+    now: Timestamp,
+) -> Result<Judged, ServiceError> {
+    let Some((key, organization)) = find(context, verification).await? else {
+        return Ok(Judged::NotFound);
+    };
+    match outcome::decide(&key, &organization, &verification.question, now) {
+        Err(outcome) => Ok(Judged::Denied(outcome, key)),
+        Ok(()) => {
+            check_limit_names(&key, &verification.limit_names)?;
+            Ok(Judged::Chargeable(key, organization))
+        }
+    }
+}
+
+/// Charges what is to be charged. Limits and quota are charged at the first poll of this future.
+///
+/// # Errors
+/// `Unavailable` where it cannot be told whether credits were spent.
+pub(super) async fn settle(
+    context: &Context,
+    verification: &Verification,
+    judged: Judged,
+    now: Timestamp,
+) -> Result<Verified, ServiceError> {
+    match judged {
+        Judged::NotFound => Ok(denied(Outcome::NotFound, None)),
+        Judged::Denied(outcome, key) => Ok(denied(outcome, Some(key))),
+        Judged::Chargeable(key, organization) => charge(context, verification, key, &organization, now).await,
+    }
+}
+
+/// Hands the answered verification to the recorder.
+pub(super) fn record(context: &Context, usage: &mut UsageEvent, verified: &Verified, now: Timestamp) {
+    usage.key = verified.key.as_ref().map(|key| (key.id, key.organization_id));
+    usage.outcome = verified.outcome;
+    usage.time = now;
+    context.recorder.record(usage.clone());
 }
 
 /// The key and its organization, if they exist for whoever asks.
@@ -119,24 +165,24 @@ fn denied(outcome: Outcome, key: Option<Arc<KeyRecord>>) -> Verified {
 async fn charge(
     context: &Context,
     verification: &Verification,
-    key: &Arc<KeyRecord>,
+    key: Arc<KeyRecord>,
     organization: &Organization,
     now: Timestamp,
 ) -> Result<Verified, ServiceError> {
-    check_limit_names(key, &verification.limit_names)?;
     let Verification { limit_names, cost, .. } = verification;
     let bounded = !key.rate_limits.is_empty() || !organization.rate_limits.is_empty() || organization.monthly_quota > 0;
     let Charged { denied: refused, statuses } = if bounded {
-        context.limiter.charge(&Charge { key, limit_names, organization, cost: *cost, now })
+        context.limiter.charge(&Charge { key: &key, limit_names, organization, cost: *cost, now })
     } else {
         Charged { denied: None, statuses: Vec::new() }
     };
-    let mut verified = Verified { rate_limits: statuses, ..denied(Outcome::Valid, Some(key.clone())) };
+    let (holder, expire_time) = (key.credits_id, key.expire_time);
+    let mut verified = Verified { rate_limits: statuses, ..denied(Outcome::Valid, Some(key)) };
     if let Some(outcome) = refused {
         verified.outcome = outcome;
         return Ok(verified);
     }
-    if let Some(holder) = key.credits_id {
+    if let Some(holder) = holder {
         let hold = QuotaHold { context, organization, cost: *cost, now };
         let (remaining, enough) = spend(context, holder, *cost, now).await?;
         verified.credits_remaining = remaining;
@@ -146,7 +192,7 @@ async fn charge(
             verified.outcome = Outcome::CreditsExhausted;
         }
     } else if !bounded {
-        verified.reuse_for = key.expire_time.map_or(REUSE_FOR, |end| end.since(now).min(REUSE_FOR));
+        verified.reuse_for = expire_time.map_or(REUSE_FOR, |end| end.since(now).min(REUSE_FOR));
     }
     Ok(verified)
 }

@@ -30,6 +30,7 @@ const READS: &[&str] = &[
     "OrganizationService/GetOrganization",
     "OrganizationService/ListOrganizations",
     "AuditService/ListAuditEvents",
+    "KeyService/BatchVerifyKeys",
 ];
 
 async fn events(database: &TestDatabase) -> i64 {

@@ -6,6 +6,7 @@
 mod bad_input;
 mod bad_input_changes;
 mod bad_input_use;
+mod batch_verify;
 mod create;
 mod create_bounds;
 mod get;

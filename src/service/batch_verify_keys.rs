@@ -1,0 +1,56 @@
+//! `BatchVerifyKeys`: many decisions at once, each as `VerifyKey` makes it. All keys are looked up together; then limits
+//! and quotas are charged in the order of the requests, and credits of one key in that order too.
+//! Invariant: a request that cannot be answered ends the whole call before anything is charged, unless it is the
+//! credits that cannot be told; nothing is recorded then, since nothing was answered.
+
+use futures_util::future::{join_all, try_join_all};
+
+use super::{
+    Context, ServiceError, Verification, Verified, Violation,
+    verify_key::{judge, record, settle},
+};
+
+/// Decides on many presented secrets, in order.
+///
+/// # Errors
+/// Those of `VerifyKey`; every bad field of every request is named.
+pub async fn batch_verify_keys(
+    context: &Context,
+    mut verifications: Vec<Verification>,
+) -> Result<Vec<Verified>, ServiceError> {
+    let now = context.clock.now();
+    let judged = join_all(verifications.iter().map(|verification| judge(context, verification, now))).await;
+    let judged = all_or_violations(judged)?;
+    let settled = verifications
+        .iter()
+        .zip(judged)
+        .map(|(verification, judged)| settle(context, verification, judged, now));
+    let verified = try_join_all(settled).await?;
+    for (verification, verified) in verifications.iter_mut().zip(&verified) {
+        record(context, &mut verification.usage, verified, now);
+    }
+    Ok(verified)
+}
+
+/// All results, or the bad fields of all requests, or the first other error.
+///
+/// # Errors
+/// As said.
+pub fn all_or_violations<T>(results: Vec<Result<T, ServiceError>>) -> Result<Vec<T>, ServiceError> {
+    let mut all = Vec::with_capacity(results.len());
+    let mut violations: Vec<Violation> = Vec::new();
+    for (at, result) in results.into_iter().enumerate() {
+        match result {
+            Ok(value) => all.push(value),
+            Err(ServiceError::InvalidArgument(found)) => {
+                let within = |Violation { field, description }| Violation {
+                    field: format!("requests[{at}].{field}"),
+                    description,
+                };
+                violations.extend(found.into_iter().map(within));
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    if violations.is_empty() { Ok(all) } else { Err(ServiceError::InvalidArgument(violations)) }
+}
