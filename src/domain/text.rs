@@ -20,13 +20,22 @@ const METADATA_VALUE_BYTES_MAX: usize = 512;
 /// # Errors
 /// Refuses longer text, control characters and direction marks.
 pub fn parse_plain(text: &str, length_max: usize) -> Result<String, Invalid> {
-    if text.chars().count() > length_max {
+    check_plain(text, length_max).map(|()| text.to_owned())
+}
+
+/// As [`parse_plain`], for text that is kept where it is.
+///
+/// # Errors
+/// Refuses what `parse_plain` refuses.
+pub fn check_plain(text: &str, length_max: usize) -> Result<(), Invalid> {
+    // No text has more characters than bytes.
+    if text.len() > length_max && text.chars().count() > length_max {
         return Err(Invalid::new(format!("must have at most {length_max} characters")));
     }
     if text.chars().any(is_unseen) {
         return Err(Invalid::new("must not contain control characters or marks that turn the direction of text"));
     }
-    Ok(text.to_owned())
+    Ok(())
 }
 
 /// Reads a name: 1 to 200 characters, not blank.

@@ -15,7 +15,7 @@ impl AuditService for Calls {
         &self,
         request: Request<v1::ListAuditEventsRequest>,
     ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
-        self.control(request, Permission::AuditRead, |context, call, request, record| async move {
+        self.call(request, Permission::AuditRead, |context, call, request, record| async move {
             let (filter, size, token) = decode_usage::decode_audit_list(&request)?;
             if let Some(id) = filter.organization_id {
                 record.organization(id);

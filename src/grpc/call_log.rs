@@ -5,15 +5,13 @@
 //! Never logs a secret, a digest or metadata; names and ids alone.
 
 use std::{
-    convert::Infallible,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
 
-use http::{HeaderValue, Request, Response};
-use http_body_util::BodyExt as _;
+use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::sync::watch;
-use tonic::{Code, Status, body::Body, codegen::BoxFuture};
+use tonic::{Code, Status, body::Body};
 use tracing::{Level, field::display};
 
 use super::{listener::Peer, methods, status::Refusal, until_stopped::until_stopped};
@@ -25,9 +23,6 @@ use crate::{
 
 /// The response header that carries the call's id, where the call has a line in the log.
 const REQUEST_ID_HEADER: &str = "x-request-id";
-
-/// How much of the body of an unknown method is read.
-const UNKNOWN_BYTES_MAX: usize = 1 << 20;
 
 /// What a handler tells of its call.
 #[derive(Debug, Default)]
@@ -126,7 +121,7 @@ impl Drop for Line {
     }
 }
 
-/// Wraps every call.
+/// Begins the records of calls.
 #[derive(Clone)]
 pub struct CallLog {
     pub clock: Clock,
@@ -134,62 +129,55 @@ pub struct CallLog {
     pub stopped: watch::Receiver<bool>,
 }
 
+/// A call under way. However it ends, its line is written.
+pub struct LoggedCall(Line);
+
 impl CallLog {
-    /// Runs one call through `serve`, which is given the method's name without the slash in front.
-    pub fn run(
-        &self,
-        mut request: Request<Body>,
-        peer: Peer,
-        serve: impl FnOnce(&'static str, Request<Body>) -> BoxFuture<Response<Body>, Infallible>,
-    ) -> BoxFuture<Response<Body>, Infallible> {
+    /// Begins a call of this method; `None` for one that does not exist.
+    pub fn begin(&self, method: Option<&'static str>, peer: Peer) -> LoggedCall {
         let request_id = RecordId::new(self.clock.now(), random::id_bytes());
         let record = CallRecord { request_id, peer, told: Arc::default() };
-        let known = methods::find(request.uri().path());
-        let method = known.unwrap_or(methods::UNKNOWN);
-        let line = Line { method, begun: Instant::now(), record: record.clone(), code: Code::Cancelled };
-        let answer = if known.is_some() {
-            request.extensions_mut().insert(record);
-            if methods::is_reflection(method) {
-                request = request.map(|body| until_stopped(body, self.stopped.clone()));
-            }
-            serve(method, request)
+        let method = method.unwrap_or(methods::UNKNOWN);
+        LoggedCall(Line { method, begun: Instant::now(), record, code: Code::Cancelled })
+    }
+
+    /// Gives a request what its handler wants to know of the call, and a stream that never ends by itself its end.
+    pub fn prepare(&self, method: &'static str, mut request: Request<Body>, record: CallRecord) -> Request<Body> {
+        request.extensions_mut().insert(record);
+        if methods::is_reflection(method) {
+            request.map(|body| until_stopped(body, self.stopped.clone()))
         } else {
-            Box::pin(async { Ok(refuse_unknown(request).await) })
-        };
-        Box::pin(async move {
-            // All of it, so that it is dropped, and written, when this future is.
-            let mut line = line;
-            let mut response = answer.await?;
-            line.code = match Status::from_header_map(response.headers()) {
-                Some(status) => complete(&status, &mut response),
-                None => Code::Ok,
-            };
-            if !line.is_quiet()
-                && let Ok(id) = HeaderValue::from_str(&request_id.to_string())
-            {
-                response.headers_mut().insert(REQUEST_ID_HEADER, id);
-            }
-            Ok(response)
-        })
+            request
+        }
     }
 }
 
-/// Refuses a method that does not exist, once its body has been read: h2 gives up connections on which bodies are
-/// dropped unread. A body that is larger than any of ours is not read to its end.
-async fn refuse_unknown(request: Request<Body>) -> Response<Body> {
-    let mut body = request.into_body();
-    let mut bytes = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        bytes += frame.data_ref().map_or(0, prost::bytes::Bytes::len);
-        if bytes > UNKNOWN_BYTES_MAX {
-            break;
-        }
+impl LoggedCall {
+    /// What handlers add to.
+    pub fn record(&self) -> CallRecord {
+        self.0.record.clone()
     }
-    Refusal::new(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such method").into_status().into_http()
+
+    /// Runs the call to its end.
+    pub async fn run<B>(self, answer: impl Future<Output = Response<B>>) -> Response<B> {
+        // All of it, so that it is dropped, and written, when this future is.
+        let Self(mut line) = self;
+        let mut response = answer.await;
+        line.code = match Status::from_header_map(response.headers()) {
+            Some(status) => complete(&status, response.headers_mut()),
+            None => Code::Ok,
+        };
+        if !line.is_quiet()
+            && let Ok(id) = HeaderValue::from_str(&line.record.request_id.to_string())
+        {
+            response.headers_mut().insert(REQUEST_ID_HEADER, id);
+        }
+        response
+    }
 }
 
 /// Gives a status that tonic made by itself the details that ours have, in the words of our contract.
-fn complete(status: &Status, response: &mut Response<Body>) -> Code {
+fn complete(status: &Status, headers: &mut HeaderMap) -> Code {
     if status.code() == Code::Ok || !status.details().is_empty() {
         return status.code();
     }
@@ -212,10 +200,10 @@ fn complete(status: &Status, response: &mut Response<Body>) -> Code {
     };
     let completed = refusal.into_status();
     for name in [Status::GRPC_STATUS, Status::GRPC_MESSAGE, Status::GRPC_STATUS_DETAILS] {
-        response.headers_mut().remove(name);
+        headers.remove(name);
     }
     // Only fails for a message that no header can hold; the status then goes out as tonic made it.
-    let _ = completed.add_header(response.headers_mut());
+    let _ = completed.add_header(headers);
     completed.code()
 }
 

@@ -2,6 +2,7 @@
 //! all within the service's own time. Refusing happens here, inside the handler, when the body has been read.
 
 use std::{
+    pin::Pin,
     sync::Arc,
     task::{self, Poll, Waker},
     time::Duration,
@@ -20,14 +21,6 @@ use crate::{
 /// How long before the caller's deadline it is refused.
 const ANSWER_TIME: Duration = Duration::from_millis(3);
 
-/// What kind of call it is: control-plane calls read the caller's permissions from the database, verification takes
-/// them from the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Plane {
-    Verification,
-    Control,
-}
-
 /// Runs calls.
 #[derive(Clone)]
 pub struct Calls {
@@ -41,8 +34,8 @@ pub struct Calls {
 }
 
 impl Calls {
-    /// Runs one call of the control plane.
-    pub async fn control<Q, A, F>(
+    /// Runs one call that tonic has read.
+    pub async fn call<Q, A, F>(
         &self,
         request: Request<Q>,
         permission: Permission,
@@ -53,21 +46,10 @@ impl Calls {
         A: Send + 'static,
         F: Future<Output = Result<A, ServiceError>> + Send + 'static,
     {
-        self.run(request, permission, Plane::Control, work).await
-    }
-
-    /// Runs one verification.
-    pub async fn verification<Q, A, F>(
-        &self,
-        request: Request<Q>,
-        work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F + Send + 'static,
-    ) -> Result<Response<A>, Status>
-    where
-        Q: Send + 'static,
-        A: Send + 'static,
-        F: Future<Output = Result<A, ServiceError>> + Send + 'static,
-    {
-        self.run(request, Permission::KeysVerify, Plane::Verification, work).await
+        let record = request.extensions().get::<CallRecord>().cloned();
+        let record = record.ok_or_else(|| Status::internal("the call log is missing"))?;
+        let (metadata, _, message) = request.into_parts();
+        self.run(metadata, record, permission, message, work).await.map(Response::new)
     }
 
     /// Refuses an rpc that this version does not have, once the caller has been checked as for any other.
@@ -81,43 +63,43 @@ impl Calls {
         Q: Send + 'static,
         A: Send + 'static,
     {
-        self.control(request, permission, move |_, _, _, _| async move { Err(ServiceError::Unimplemented { rpc }) })
-            .await
+        self.call(request, permission, move |_, _, _, _| async move { Err(ServiceError::Unimplemented { rpc }) }).await
     }
 
-    async fn run<Q, A, F>(
+    /// Runs one call: verifications take the caller from the cache, all other calls from the database.
+    pub async fn run<Q, A, F>(
         &self,
-        request: Request<Q>,
+        metadata: MetadataMap,
+        record: CallRecord,
         permission: Permission,
-        plane: Plane,
+        message: Q,
         work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F + Send + 'static,
-    ) -> Result<Response<A>, Status>
+    ) -> Result<A, Status>
     where
         Q: Send + 'static,
         A: Send + 'static,
         F: Future<Output = Result<A, ServiceError>> + Send + 'static,
     {
-        let record = request.extensions().get::<CallRecord>().cloned();
-        let record = record.ok_or_else(|| Status::internal("the call log is missing"))?;
-        let (metadata, _, message) = request.into_parts();
-        let (own_time, freshness) = match plane {
-            Plane::Verification => (self.verify_timeout, Freshness::Cached),
-            Plane::Control => (self.control_timeout, Freshness::FreshForControl),
+        let (own_time, freshness) = if permission == Permission::KeysVerify {
+            (self.verify_timeout, Freshness::Cached)
+        } else {
+            (self.control_timeout, Freshness::FreshForControl)
         };
         let time = callers_time(&metadata).map_or(own_time, |callers| callers.min(own_time));
         let request_id = record.request_id;
         let context = self.context.clone();
-        let whole = async move {
+        // In its box from the beginning: what is moved from here on is a pointer.
+        let whole = Box::pin(async move {
             if !context.is_ready() {
                 return Err(ServiceError::unavailable("NOT_READY"));
             }
             let call = caller(&context, &metadata, permission, freshness, &record).await?;
             work(context, call, message, record).await
-        };
+        });
         let result = self.here_or_there(whole, time).await.unwrap_or_else(|| {
             Err(if time < own_time { ServiceError::DeadlineExceeded } else { ServiceError::timed_out() })
         });
-        result.map(Response::new).map_err(|error| {
+        result.map_err(|error| {
             log_cause(&error, request_id);
             encode_error(&error, request_id)
         })
@@ -127,10 +109,9 @@ impl Calls {
     /// runtime, which ends when this future is dropped. `None` where the time ran out.
     async fn here_or_there<T: Send + 'static>(
         &self,
-        call: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
+        mut call: Pin<Box<impl Future<Output = Result<T, ServiceError>> + Send + 'static>>,
         time: Duration,
     ) -> Option<Result<T, ServiceError>> {
-        let mut call = Box::pin(call);
         {
             // Whatever it registers with a runtime, it registers with the main one.
             let _main = self.main.enter();

@@ -100,9 +100,7 @@ pub fn decode_verify_batch(
         let reason = Invalid::new(format!("must have at most {BATCH_MAX} entries"));
         return Err(ServiceError::invalid("requests", reason));
     }
-    service::all_or_violations(
-        request.requests.into_iter().map(|request| decode_verify(request, reach, now)).collect(),
-    )
+    service::all_or_violations(request.requests.into_iter().map(|request| decode_verify(request, reach, now)).collect())
 }
 
 pub fn decode_verify(
@@ -137,7 +135,7 @@ pub fn decode_verify(
         ("request_id", &request.request_id, REQUEST_ID_LENGTH_MAX),
     ];
     for (field, value, length_max) in plain {
-        fields.take(field, text::parse_plain(value, length_max));
+        fields.take(field, text::check_plain(value, length_max));
     }
     if request.tags.len() > TAGS_MAX {
         fields.refuse("tags", Invalid::new(format!("must have at most {TAGS_MAX} entries")));

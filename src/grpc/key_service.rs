@@ -1,13 +1,31 @@
 //! `KeyService` on the wire: each rpc decodes, calls its use case, encodes, and decides nothing.
 
+use std::sync::Arc;
+
 use tonic::{Request, Response, Status};
 
-use super::{calls::Calls, decode_key, decode_usage, encode};
+use super::{call_log::CallRecord, calls::Calls, decode_key, decode_usage, encode};
 use crate::{
     domain::{permission::Permission, usage::UsageSubject},
     proto::v1::{self, key_service_server::KeyService},
-    service,
+    service::{self, Call, Context, ServiceError},
 };
+
+/// `VerifyKey`, once it is known who calls.
+pub async fn verify(
+    context: Arc<Context>,
+    call: Call,
+    request: v1::VerifyKeyRequest,
+    record: CallRecord,
+) -> Result<v1::VerifyKeyResponse, ServiceError> {
+    let verification = decode_key::decode_verify(request, call.caller.reach(), context.clock.now())?;
+    let verified = service::verify_key(&context, verification).await?;
+    record.outcome(verified.outcome.as_str());
+    if let Some(key) = &verified.key {
+        record.key(key.id, key.organization_id);
+    }
+    Ok(encode::encode_verified(verified))
+}
 
 #[tonic::async_trait]
 impl KeyService for Calls {
@@ -15,7 +33,7 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::CreateKeyRequest>,
     ) -> Result<Response<v1::CreateKeyResponse>, Status> {
-        self.control(request, Permission::KeysCreate, |context, call, request, record| async move {
+        self.call(request, Permission::KeysCreate, |context, call, request, record| async move {
             let new = decode_key::decode_create(request, context.clock.now())?;
             record.organization(new.organization_id);
             let issued = service::create_key(&context, &call, new).await?;
@@ -32,23 +50,14 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::VerifyKeyRequest>,
     ) -> Result<Response<v1::VerifyKeyResponse>, Status> {
-        self.verification(request, |context, call, request, record| async move {
-            let verification = decode_key::decode_verify(request, call.caller.reach(), context.clock.now())?;
-            let verified = service::verify_key(&context, verification).await?;
-            record.outcome(verified.outcome.as_str());
-            if let Some(key) = &verified.key {
-                record.key(key.id, key.organization_id);
-            }
-            Ok(encode::encode_verified(verified))
-        })
-        .await
+        self.call(request, Permission::KeysVerify, verify).await
     }
 
     async fn batch_verify_keys(
         &self,
         request: Request<v1::BatchVerifyKeysRequest>,
     ) -> Result<Response<v1::BatchVerifyKeysResponse>, Status> {
-        self.verification(request, |context, call, request, _| async move {
+        self.call(request, Permission::KeysVerify, |context, call, request, _| async move {
             let reach = call.caller.reach();
             let verifications = decode_key::decode_verify_batch(request, reach, context.clock.now())?;
             let verified = service::batch_verify_keys(&context, verifications).await?;
@@ -58,7 +67,7 @@ impl KeyService for Calls {
     }
 
     async fn get_key(&self, request: Request<v1::GetKeyRequest>) -> Result<Response<v1::GetKeyResponse>, Status> {
-        self.control(request, Permission::KeysRead, |context, call, request, record| async move {
+        self.call(request, Permission::KeysRead, |context, call, request, record| async move {
             let id = decode_key::decode_key_id("key_id", &request.key_id)?;
             record.key_id(id);
             let key = service::get_key(&context, &call, id).await?;
@@ -69,7 +78,7 @@ impl KeyService for Calls {
     }
 
     async fn list_keys(&self, request: Request<v1::ListKeysRequest>) -> Result<Response<v1::ListKeysResponse>, Status> {
-        self.control(request, Permission::KeysRead, |context, call, request, record| async move {
+        self.call(request, Permission::KeysRead, |context, call, request, record| async move {
             let (filter, size, token) = decode_key::decode_list(&request)?;
             record.organization(filter.organization_id);
             let (keys, next_page_token) = service::list_keys(&context, &call, &filter, size, &token).await?;
@@ -84,7 +93,7 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::UpdateKeyRequest>,
     ) -> Result<Response<v1::UpdateKeyResponse>, Status> {
-        self.control(request, Permission::KeysUpdate, |context, call, request, record| async move {
+        self.call(request, Permission::KeysUpdate, |context, call, request, record| async move {
             let update = decode_key::decode_update(request, context.clock.now())?;
             record.key_id(update.id);
             let key = service::update_key(&context, &call, update).await?;
@@ -98,7 +107,7 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::RotateKeyRequest>,
     ) -> Result<Response<v1::RotateKeyResponse>, Status> {
-        self.control(request, Permission::KeysRotate, |context, call, request, record| async move {
+        self.call(request, Permission::KeysRotate, |context, call, request, record| async move {
             let rotate = decode_key::decode_rotate(&request)?;
             record.key_id(rotate.id);
             let rotated = service::rotate_key(&context, &call, rotate).await?;
@@ -117,7 +126,7 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::RevokeKeyRequest>,
     ) -> Result<Response<v1::RevokeKeyResponse>, Status> {
-        self.control(request, Permission::KeysRevoke, |context, call, request, record| async move {
+        self.call(request, Permission::KeysRevoke, |context, call, request, record| async move {
             let revoke = decode_key::decode_revoke(&request)?;
             record.key_id(revoke.id);
             let (key, revision) = service::revoke_key(&context, &call, revoke).await?;
@@ -145,7 +154,7 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::UsageStatsRequest>,
     ) -> Result<Response<v1::UsageStatsResponse>, Status> {
-        self.control(request, Permission::UsageRead, |context, call, request, record| async move {
+        self.call(request, Permission::UsageRead, |context, call, request, record| async move {
             let question = decode_usage::decode_stats(request, context.clock.now())?;
             match question.subject {
                 UsageSubject::Organization(id) => record.organization(id),

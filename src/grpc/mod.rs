@@ -1,7 +1,7 @@
 //! The wire: one file per service, which decode, call a use case, encode, and decide nothing.
 //!
 //! In reading order: `server` (services, accepting), `workers` (threads), `listener`, `tls` and `connection` (one
-//! connection, from its handshake), `router` and `sizes` (which service takes a call), `call_log` (the one line per
+//! connection, from its handshake), `router` and `sizes` (which service takes a call), `verify_call` (the one call with a way of its own), `call_log` (the one line per
 //! call, and what tonic refuses by itself, with `methods` and `until_stopped`), `codec` (one member per oneof),
 //! `calls` (caller, deadline, error, where a call runs), then the services, and `fields`, `decode_*`, `encode` and
 //! `status` for what crosses the wire. `health` tells whether we are ready.
@@ -28,6 +28,7 @@ mod sizes;
 mod status;
 mod tls;
 mod until_stopped;
+mod verify_call;
 mod workers;
 
 pub use self::{

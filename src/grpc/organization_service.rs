@@ -15,7 +15,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::CreateOrganizationRequest>,
     ) -> Result<Response<v1::CreateOrganizationResponse>, Status> {
-        self.control(request, Permission::OrganizationsCreate, |context, call, request, record| async move {
+        self.call(request, Permission::OrganizationsCreate, |context, call, request, record| async move {
             let new = decode::decode_create(request)?;
             let created = service::create_organization(&context, &call, new).await?;
             record.organization(created.organization.id);
@@ -28,7 +28,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::GetOrganizationRequest>,
     ) -> Result<Response<v1::GetOrganizationResponse>, Status> {
-        self.control(request, Permission::OrganizationsRead, |context, call, request, record| async move {
+        self.call(request, Permission::OrganizationsRead, |context, call, request, record| async move {
             let selector = decode::decode_get(request)?;
             let found = service::get_organization(&context, &call, selector).await?;
             record.organization(found.organization.id);
@@ -41,7 +41,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::ListOrganizationsRequest>,
     ) -> Result<Response<v1::ListOrganizationsResponse>, Status> {
-        self.control(request, Permission::OrganizationsRead, |context, call, request, _| async move {
+        self.call(request, Permission::OrganizationsRead, |context, call, request, _| async move {
             let (filter, size, token) = decode::decode_list(&request)?;
             let (found, next_page_token) = service::list_organizations(&context, &call, &filter, size, &token).await?;
             let organizations = found.into_iter().map(encode_organization).collect();
@@ -54,7 +54,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::UpdateOrganizationRequest>,
     ) -> Result<Response<v1::UpdateOrganizationResponse>, Status> {
-        self.control(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
+        self.call(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
             let update = decode::decode_update(request)?;
             record.organization(update.id);
             let updated = service::update_organization(&context, &call, update).await?;
@@ -67,7 +67,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::DeactivateOrganizationRequest>,
     ) -> Result<Response<v1::DeactivateOrganizationResponse>, Status> {
-        self.control(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
+        self.call(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
             let (id, etag) = decode::decode_named(&request.organization_id, &request.etag)?;
             record.organization(id);
             let set = service::set_organization_active(&context, &call, id, false, etag).await?;
@@ -80,7 +80,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::ActivateOrganizationRequest>,
     ) -> Result<Response<v1::ActivateOrganizationResponse>, Status> {
-        self.control(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
+        self.call(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
             let (id, etag) = decode::decode_named(&request.organization_id, &request.etag)?;
             record.organization(id);
             let set = service::set_organization_active(&context, &call, id, true, etag).await?;
@@ -93,7 +93,7 @@ impl OrganizationService for Calls {
         &self,
         request: Request<v1::DeleteOrganizationRequest>,
     ) -> Result<Response<v1::DeleteOrganizationResponse>, Status> {
-        self.control(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
+        self.call(request, Permission::OrganizationsWrite, |context, call, request, record| async move {
             let (id, etag) = decode::decode_named(&request.organization_id, &request.etag)?;
             record.organization(id);
             let deleted = service::delete_organization(&context, &call, id, request.force, etag).await?;

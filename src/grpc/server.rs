@@ -108,6 +108,7 @@ fn services(
     stopped: watch::Receiver<bool>,
 ) -> Result<Services, Box<dyn Error + Send + Sync>> {
     let (single, batch) = (limits.message_bytes_max, limits.batch_bytes_max);
+    let own_calls = calls.clone();
     let log = CallLog { clock: calls.context.clock.clone(), stopped };
     let keys = BySize {
         single: KeyServiceServer::new(calls.clone()).max_decoding_message_size(single),
@@ -123,7 +124,7 @@ fn services(
             .add_service(reflection().build_v1()?.max_decoding_message_size(single))
             .add_service(reflection().build_v1alpha()?.max_decoding_message_size(single));
     }
-    Ok(Services { log, keys, others: others.routes().prepare() })
+    Ok(Services { log, calls: own_calls, message_bytes_max: single, keys, others: others.routes().prepare() })
 }
 
 fn reflection<'a>() -> tonic_reflection::server::Builder<'a> {

@@ -44,10 +44,12 @@ pub struct Charged {
 /// Counts for one process. There is a meter for each key and organization that was charged within its windows, or
 /// within the day after: memory is bounded by how many are in use.
 pub struct Limiter {
-    shards: [Mutex<HashMap<u128, Arc<Meter>>>; SHARDS],
+    shards: [Mutex<Meters>; SHARDS],
     /// Meters whose counts have changed since they were last written through.
     pub(super) changed: Mutex<Vec<Arc<Meter>>>,
 }
+
+type Meters = HashMap<u128, Arc<Meter>, quick_cache::DefaultHashBuilder>;
 
 /// The counts of one key or organization.
 pub(super) struct Meter {
@@ -162,7 +164,7 @@ impl Limiter {
     }
 
     #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of shards")]
-    fn shard(&self, subject: u128) -> &Mutex<HashMap<u128, Arc<Meter>>> {
+    fn shard(&self, subject: u128) -> &Mutex<Meters> {
         &self.shards[usize::try_from(subject % SHARDS as u128).unwrap_or(0)]
     }
 }

@@ -21,10 +21,8 @@ pub async fn batch_verify_keys(
     let now = context.clock.now();
     let judged = join_all(verifications.iter().map(|verification| judge(context, verification, now))).await;
     let judged = all_or_violations(judged)?;
-    let settled = verifications
-        .iter()
-        .zip(judged)
-        .map(|(verification, judged)| settle(context, verification, judged, now));
+    let settled =
+        verifications.iter().zip(judged).map(|(verification, judged)| settle(context, verification, judged, now));
     let verified = try_join_all(settled).await?;
     for (verification, verified) in verifications.iter_mut().zip(&verified) {
         record(context, &mut verification.usage, verified, now);

@@ -1,0 +1,165 @@
+//! One `VerifyKey` on the wire, without tonic's layers: it is called for every request of every service, and read as a
+//! stream of messages, boxed at each layer and routed, it would cost more to carry than to decide.
+//! Source: the gRPC protocol over HTTP/2 (`PROTOCOL-HTTP2.md` of grpc/grpc): a message is one byte of flags, four of
+//! length, and the bytes; the status comes in trailers. Must not decide anything; what is not a plain unary request
+//! is refused as tonic would, in the words of our contract. The body is read to its end before any refusal.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use prost::{
+    Message,
+    bytes::{Buf as _, BufMut as _, Bytes, BytesMut},
+};
+use tonic::{Code, Status, body::Body, metadata::MetadataMap};
+
+use super::{call_log::CallRecord, calls::Calls, key_service, status::Refusal};
+use crate::{domain::permission::Permission, proto::v1};
+
+/// What stands before a message: flags and length.
+const PREFIX_BYTES: usize = 5;
+/// How much of a body that is too large is read before it is refused.
+const READ_BYTES_MAX: usize = 1 << 20;
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// The body of an answer: one message and the trailers of success, or whatever tonic made.
+pub enum AnswerBody {
+    Message { message: Option<Bytes>, ended: bool },
+    Tonic(Body),
+}
+
+impl From<Body> for AnswerBody {
+    fn from(body: Body) -> Self {
+        Self::Tonic(body)
+    }
+}
+
+/// Answers one call; messages are at most `bytes_max` bytes.
+pub async fn verify_call(
+    calls: Calls,
+    request: Request<Incoming>,
+    record: CallRecord,
+    bytes_max: usize,
+) -> Response<AnswerBody> {
+    let (head, body) = request.into_parts();
+    let answered = match read_message(&head.headers, body, bytes_max).await {
+        Ok(message) => {
+            let metadata = MetadataMap::from_headers(head.headers);
+            calls.run(metadata, record, Permission::KeysVerify, message, key_service::verify).await
+        }
+        Err(refusal) => Err(refusal.into_status()),
+    };
+    match answered {
+        Ok(answer) => {
+            let body = AnswerBody::Message { message: Some(encode(&answer)), ended: false };
+            let mut response = Response::new(body);
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+            response
+        }
+        Err(status) => status.into_http::<Body>().map(AnswerBody::Tonic),
+    }
+}
+
+async fn read_message(
+    headers: &HeaderMap,
+    mut body: Incoming,
+    bytes_max: usize,
+) -> Result<v1::VerifyKeyRequest, Refusal> {
+    let bytes = read_body(&mut body).await;
+    let malformed = || {
+        let message = "the request cannot be decoded: it is not a message of this rpc";
+        Refusal::new(Code::InvalidArgument, "MALFORMED_MESSAGE", message)
+    };
+    let Some((prefix, mut message)) = bytes.split_at_checked(PREFIX_BYTES) else { return Err(malformed()) };
+    let (flags, length) = prefix.split_at(1);
+    let length = length.iter().fold(0_usize, |length, byte| length << 8 | usize::from(*byte));
+    let compressed = flags != [0] || headers.get(&ENCODING).is_some_and(|encoding| encoding != "identity");
+    if compressed {
+        let message = "the request is compressed, which is not supported";
+        return Err(Refusal::new(Code::Unimplemented, "ENCODING_NOT_SUPPORTED", message));
+    }
+    if length > bytes_max {
+        let message = "the request is larger than this rpc takes";
+        return Err(Refusal::new(Code::InvalidArgument, "MESSAGE_TOO_LARGE", message));
+    }
+    if message.remaining() != length {
+        return Err(malformed());
+    }
+    v1::VerifyKeyRequest::decode(&mut message).map_err(|_| malformed())
+}
+
+/// The whole body, which is nearly always one frame; what goes beyond the bound is left out.
+async fn read_body(body: &mut Incoming) -> Bytes {
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        if first.is_empty() {
+            first = data;
+            continue;
+        }
+        if rest.is_empty() {
+            rest.extend_from_slice(&first);
+        }
+        rest.extend_from_slice(&data);
+        if rest.len() > READ_BYTES_MAX {
+            break;
+        }
+    }
+    if rest.is_empty() { first } else { rest.freeze() }
+}
+
+fn encode(answer: &v1::VerifyKeyResponse) -> Bytes {
+    let length = answer.encoded_len();
+    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
+    bytes.put_u8(0);
+    // An answer holds one key's fields, each of which is bounded.
+    bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    answer.encode_raw(&mut bytes);
+    bytes.freeze()
+}
+
+impl http_body::Body for AnswerBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match &mut *self {
+            Self::Tonic(body) => Pin::new(body).poll_frame(context),
+            Self::Message { message, ended } => {
+                if let Some(message) = message.take() {
+                    return Poll::Ready(Some(Ok(Frame::data(message))));
+                }
+                if *ended {
+                    return Poll::Ready(None);
+                }
+                *ended = true;
+                let mut trailers = HeaderMap::with_capacity(1);
+                trailers.insert(STATUS, HeaderValue::from_static("0"));
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Tonic(body) => body.is_end_stream(),
+            Self::Message { ended, .. } => *ended,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Tonic(body) => body.size_hint(),
+            // Not exact: an exact one becomes a `content-length`, which gRPC does not send.
+            Self::Message { .. } => SizeHint::new(),
+        }
+    }
+}
