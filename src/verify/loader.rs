@@ -6,7 +6,10 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -58,13 +61,14 @@ pub struct Loader {
     /// The longest that one query may take.
     query_timeout: Duration,
     queue: Arc<Mutex<Queue>>,
+    queries: Arc<AtomicU64>,
 }
 
 impl Loader {
     /// A loader that fills these caches.
     pub fn new(store: Store, caches: Arc<KeyCaches>, query_timeout: Duration) -> Self {
         let queue = Queue { waiting: VecDeque::new(), lanes: 0, pacing: false, next_at: Instant::now() };
-        Self { store, caches, query_timeout, queue: Arc::new(Mutex::new(queue)) }
+        Self { store, caches, query_timeout, queue: Arc::new(Mutex::new(queue)), queries: Arc::default() }
     }
 
     /// Looks a digest up in the database, together with whoever else is waiting.
@@ -76,6 +80,11 @@ impl Loader {
         self.enqueue(Waiting { digest, answer: Some(answer) })?;
         // Nobody answers only where the lane panicked.
         answered.await.unwrap_or(Err(StoreError::Overloaded))
+    }
+
+    /// How many queries have been run.
+    pub fn queries(&self) -> u64 {
+        self.queries.load(Ordering::Relaxed)
     }
 
     /// Looks a digest up again, some time soon; where too much waits already it does nothing.
@@ -140,6 +149,7 @@ impl Loader {
         let digests: Vec<Digest> = batch.keys().copied().collect();
         let begun: HashMap<Digest, KeyLoad> =
             digests.iter().map(|digest| (*digest, self.caches.begin_load(digest))).collect();
+        self.queries.fetch_add(1, Ordering::Relaxed);
         let query = key_records::list_by_digests(self.store.verify(), &digests);
         let found = match timeout(self.query_timeout, query).await {
             Ok(Ok(found)) => found,

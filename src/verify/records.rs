@@ -113,6 +113,12 @@ impl Records {
         }
     }
 
+    /// How many queries misses have made so far; each looks up many digests.
+    #[must_use]
+    pub fn queries(&self) -> u64 {
+        self.loader.queries()
+    }
+
     /// How many keys, unknown digests and organizations are held.
     #[must_use]
     pub fn sizes(&self) -> (usize, usize, usize) {
