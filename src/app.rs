@@ -12,6 +12,7 @@ use std::{
 
 use tokio::{
     net::TcpListener,
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::{JoinError, JoinHandle},
@@ -25,7 +26,7 @@ use crate::{
     domain::page::PageTokens,
     grpc::{self, Calls, Health, ListenerLimits, ServerLimits, TlsError, TlsReloader},
     jobs::{self, Jobs},
-    limits::Limiter,
+    limits::{Limiter, Spender},
     random,
     service::{self, Context, ServiceError},
     store::{
@@ -194,15 +195,17 @@ fn cache_limits(config: &CacheConfig) -> CacheLimits {
 
 fn context(store: Store, limits: CacheLimits) -> Arc<Context> {
     let records = Arc::new(Records::new(store.clone(), limits));
+    let mutations = TaskTracker::new();
     Arc::new(Context {
         feed: Arc::new(Feed::new(store.clone(), records.clone())),
         records,
+        spender: Spender::new(store.clone(), Handle::current(), mutations.clone()),
         store,
         clock: Clock::default(),
         limiter: Limiter::default(),
         recorder: Recorder::default(),
         page_tokens: OnceLock::new(),
-        mutations: TaskTracker::new(),
+        mutations,
     })
 }
 
