@@ -1,8 +1,8 @@
 //! `limits::Spender` on a real database: spends of one key that come at once are gathered, and each gets the answer
 //! that it would get alone. Never one credit more is granted than there was, by one spender or by two that stand for
 //! two processes, and whoever is told `Charged` was charged.
-//! A future that is polled once waits in its queue, and no statement begins before the test itself waits: tests run
-//! on a runtime of one thread.
+//! Where it matters who has come before the statement begins, the test runs on one thread: then a future that is
+//! polled once waits in its queue, and no statement begins before the test itself waits.
 
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -20,6 +20,23 @@ use tokio_util::task::TaskTracker;
 
 use super::World;
 use crate::harness::{Engine, TestDatabase, samples, store_test, wait_until};
+
+/// As `store_test!`, on one thread.
+macro_rules! one_thread_test {
+    ($name:ident) => {
+        mod $name {
+            #[tokio::test]
+            async fn sqlite() {
+                super::$name(super::TestDatabase::new(super::Engine::Sqlite).await).await;
+            }
+
+            #[tokio::test]
+            async fn postgres() {
+                super::$name(super::TestDatabase::new(super::Engine::Postgres).await).await;
+            }
+        }
+    };
+}
 
 struct Bench {
     world: World,
@@ -113,7 +130,7 @@ async fn mixed_costs_at_once_are_charged_whole_or_not_at_all(database: TestDatab
     }
 }
 
-store_test!(those_who_come_together_are_answered_in_order_and_written_once);
+one_thread_test!(those_who_come_together_are_answered_in_order_and_written_once);
 async fn those_who_come_together_are_answered_in_order_and_written_once(database: TestDatabase) {
     let bench = Bench::new(database, 10).await;
     let rows = "SELECT count(*) FROM key_changes";
@@ -140,7 +157,7 @@ async fn peeks_write_nothing_and_are_exact(database: TestDatabase) {
     assert_eq!(bench.spend(0).await.expect("no fault"), Spent::Refused(Balance::Remaining(1)));
 }
 
-store_test!(whoever_leaves_before_the_statement_begins_is_not_charged);
+one_thread_test!(whoever_leaves_before_the_statement_begins_is_not_charged);
 async fn whoever_leaves_before_the_statement_begins_is_not_charged(database: TestDatabase) {
     let bench = Bench::new(database, 10).await;
     {
@@ -160,7 +177,7 @@ async fn whoever_leaves_before_the_statement_begins_is_not_charged(database: Tes
     assert_eq!(bench.stored().await, 7);
 }
 
-store_test!(no_more_than_ten_thousand_wait_and_one_who_leaves_makes_room);
+one_thread_test!(no_more_than_ten_thousand_wait_and_one_who_leaves_makes_room);
 async fn no_more_than_ten_thousand_wait_and_one_who_leaves_makes_room(database: TestDatabase) {
     let bench = Bench::new(database, 100_000).await;
     let mut context = Context::from_waker(Waker::noop());
