@@ -144,12 +144,13 @@ impl Shared {
             let turn = self.gathered().take(holder);
             let Some(now) = turn.iter().map(|waiting| waiting.now).max() else { return };
             let costs: Vec<i64> = turn.iter().map(|waiting| waiting.cost).collect();
-            match settle(&self.store, holder, &costs, now).await {
-                Ok(spent) => turn.into_iter().zip(spent).for_each(|(waiting, spent)| waiting.tell(Ok(spent))),
-                Err(error) => {
-                    let error = SpendError::Store(Arc::new(error));
-                    turn.into_iter().for_each(|waiting| waiting.tell(Err(error.clone())));
-                }
+            let answers = match settle(&self.store, holder, &costs, now).await {
+                Ok(spent) => spent.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(SpendError::Store(Arc::new(error))); costs.len()],
+            };
+            for (waiting, answer) in turn.into_iter().zip(answers) {
+                // Whoever hung up meanwhile has been charged, and is not told.
+                let _ = waiting.answer.send(answer);
             }
         }
     }
@@ -164,13 +165,6 @@ impl Gathered {
         }
         self.waiting -= waiting.len();
         waiting.into_values().collect()
-    }
-}
-
-impl Waiting {
-    fn tell(self, answer: Result<Spent, SpendError>) {
-        // Whoever hung up meanwhile has been charged, and is not told.
-        let _ = self.answer.send(answer);
     }
 }
 

@@ -89,10 +89,18 @@ fn length(limit: &RateLimit) -> i64 {
     limit.window_us()
 }
 
-/// What happens between two verifications, and what the second costs.
+/// How the clock moves between two verifications.
+#[derive(Debug, Clone)]
+enum Move {
+    By(i64),
+    /// By the wait that the last answer told and so much more or less: to the very edge of what fits.
+    ByTheWaitAnd(i64),
+}
+
+/// What happens between two verifications, and what the second costs; at the edge it costs the same again.
 #[derive(Debug, Clone)]
 struct Step {
-    move_us: i64,
+    clock: Move,
     cost: i64,
     new_limit: Option<i64>,
 }
@@ -109,9 +117,10 @@ fn steps(window_us: i64) -> impl Strategy<Value = Vec<Step>> {
         1 => -2 * window_us..=-window_us,
         1 => Just(-hour_us),
     ];
+    let clocks = prop_oneof![3 => moves.prop_map(Move::By), 1 => (-1..=1_i64).prop_map(Move::ByTheWaitAnd)];
     let costs = prop_oneof![6 => 0..=5_i64, 2 => 0..=40_i64, 1 => 0..=COST_MAX];
     let limits = prop_oneof![9 => Just(None), 1 => (1..=60_i64).prop_map(Some)];
-    let step = (moves, costs, limits).prop_map(|(move_us, cost, new_limit)| Step { move_us, cost, new_limit });
+    let step = (clocks, costs, limits).prop_map(|(clock, cost, new_limit)| Step { clock, cost, new_limit });
     prop::collection::vec(step, 1..80)
 }
 
@@ -138,19 +147,27 @@ proptest! {
         let mut now = 1_800_000_000_000_000;
         let mut stored: Option<SlidingWindow> = None;
         let mut model = Model::default();
+        let (mut last_cost, mut last_wait) = (0, 0);
         for step in steps {
-            now += step.move_us;
+            let step_cost = match step.clock {
+                Move::By(_) => step.cost,
+                Move::ByTheWaitAnd(_) => last_cost,
+            };
+            now += match step.clock {
+                Move::By(micros) => micros,
+                Move::ByTheWaitAnd(micros) => last_wait + micros,
+            };
             limit.limit = step.new_limit.unwrap_or(limit.limit);
             let at = Timestamp::from_micros(now);
             let window = stored.unwrap_or_else(|| SlidingWindow::empty(&limit, at)).at(&limit, at);
             // A peek is answered as a cost of 1 would be.
-            let cost = step.cost.max(1);
+            let cost = step_cost.max(1);
             let admitted = window.admits(&limit, at, cost);
             prop_assert_eq!(admitted, model.admits(&limit, now, cost), "at {}", now);
-            let charged = step.cost > 0 && (admitted || shadow);
-            let window = if charged { window.charged(step.cost) } else { window };
+            let charged = step_cost > 0 && (admitted || shadow);
+            let window = if charged { window.charged(step_cost) } else { window };
             if charged {
-                model.charge(&limit, now, step.cost);
+                model.charge(&limit, now, step_cost);
                 stored = Some(window);
             }
             let status = window.status(&limit, at, cost, !admitted);
@@ -158,6 +175,7 @@ proptest! {
             let never = !admitted && cost > limit.limit;
             let wait = (!never).then(|| model.wait(&limit, now, cost, !admitted));
             prop_assert_eq!(status.reset_after.map(|wait| i64::try_from(wait.as_micros()).unwrap()), wait);
+            (last_cost, last_wait) = (step_cost, wait.unwrap_or(0));
             if charged && !shadow {
                 prop_assert!(model.estimate(&limit, now).is_at_most(limit.limit), "more than the limit at {}", now);
             }

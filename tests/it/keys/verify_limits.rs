@@ -244,7 +244,9 @@ async fn a_changed_limit_keeps_its_count_and_a_changed_window_begins_anew(databa
 fn charge_in_model(limits: &[RateLimit], used: &mut [i64], cost: i64) -> (Outcome, Vec<i64>) {
     let fits = |(limit, used): (&RateLimit, &i64)| limit.shadow || used + cost.max(1) <= limit.limit;
     let valid = limits.iter().zip(&*used).all(fits);
-    used.iter_mut().for_each(|used| *used += if valid { cost } else { 0 });
+    for used in used.iter_mut() {
+        *used += if valid { cost } else { 0 };
+    }
     let left = limits.iter().zip(&*used).map(|(limit, used)| (limit.limit - used).max(0)).collect();
     (if valid { Outcome::Valid } else { Outcome::RateLimited }, left)
 }
