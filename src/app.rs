@@ -26,7 +26,7 @@ use crate::{
     domain::page::PageTokens,
     grpc::{self, Calls, ConnectionLimits, Health, ListenerLimits, ServerLimits, TlsError, TlsReloader},
     jobs::{self, Jobs},
-    limits::Limiter,
+    limits::{Limiter, Spender},
     random,
     service::{self, Context, ServiceError},
     store::{
@@ -148,9 +148,10 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     let health = Health::not_serving().await;
     let (stop, stopped) = watch::channel(false);
     let mut server = start_server(&config, &context, &health, tls, listener, stopped);
-    tracing::info!(address = %address, tls = config.server.tls.is_some(), "listening");
+    // Before anybody learns that we listen, and may tell us to stop.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    tracing::info!(address = %address, tls = config.server.tls.is_some(), "listening");
     let jobs = Jobs::default();
     let ready = async {
         get_ready(&config, &options, &context, address).await?;
@@ -196,15 +197,17 @@ fn cache_limits(config: &Config) -> CacheLimits {
 
 fn context(store: Store, limits: CacheLimits) -> Arc<Context> {
     let records = Arc::new(Records::new(store.clone(), limits));
+    let mutations = TaskTracker::new();
     Arc::new(Context {
         feed: Arc::new(Feed::new(store.clone(), records.clone())),
         records,
+        spender: Spender::new(store.clone(), Handle::current(), mutations.clone()),
         store,
         clock: Clock::default(),
         limiter: Limiter::default(),
         recorder: Recorder::default(),
         page_tokens: OnceLock::new(),
-        mutations: TaskTracker::new(),
+        mutations,
     })
 }
 

@@ -147,12 +147,17 @@ impl SlidingWindow {
     }
 
     fn elapsed(self, limit: &RateLimit, now: Timestamp) -> i128 {
-        i128::from((now.micros() - self.start_us).clamp(0, limit.window_us()))
+        self.since_start(now).clamp(0, i128::from(limit.window_us()))
+    }
+
+    /// Negative where the clock has stepped back to before this window: then a wait has to bring it here again.
+    fn since_start(self, now: Timestamp) -> i128 {
+        i128::from(now.micros()) - i128::from(self.start_us)
     }
 
     fn until_free(self, limit: &RateLimit, now: Timestamp) -> i128 {
         let window = i128::from(limit.window_us());
-        let rest = window - self.elapsed(limit, now);
+        let rest = window - self.since_start(now);
         match (self.current, self.previous) {
             (0, 0) => 0,
             (0, _) => rest,
@@ -164,13 +169,13 @@ impl SlidingWindow {
     /// while the present count does.
     fn wait_for(self, limit: &RateLimit, now: Timestamp, cost: i64) -> i128 {
         let window = i128::from(limit.window_us());
-        let elapsed = self.elapsed(limit, now);
+        let since_start = self.since_start(now);
         let room = i128::from(limit.limit) - i128::from(self.current) - i128::from(cost);
         if room >= 0 && self.previous > 0 {
-            return (fade(self.previous, room, window) - elapsed).max(0);
+            return (fade(self.previous, room, window) - since_start).max(0);
         }
         let room = (i128::from(limit.limit) - i128::from(cost)).max(0);
-        window - elapsed + fade(self.current, room, window)
+        window - since_start + fade(self.current, room, window)
     }
 }
 
@@ -227,6 +232,9 @@ impl Credits {
         Ok(Self { remaining, refill })
     }
 }
+
+#[cfg(test)]
+mod model;
 
 #[cfg(test)]
 mod tests {

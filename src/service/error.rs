@@ -8,6 +8,7 @@ use crate::{
         Invalid,
         ids::{KeyId, OrganizationId},
     },
+    limits::SpendError,
     store::StoreError,
 };
 
@@ -107,13 +108,29 @@ impl ServiceError {
 
 impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&StoreError> for ServiceError {
+    fn from(error: &StoreError) -> Self {
         let cause = error.chain();
         let (reason, may_have_happened) = match error {
-            StoreError::Unavailable { may_have_happened, .. } => ("DATABASE_UNAVAILABLE", may_have_happened),
+            StoreError::Unavailable { may_have_happened, .. } => ("DATABASE_UNAVAILABLE", *may_have_happened),
             StoreError::Corrupt(_) => ("ROW_UNREADABLE", false),
             StoreError::Overloaded => ("OVERLOADED", false),
             StoreError::Conflict(_) | StoreError::Unforeseen(_) => return Self::Internal(cause),
         };
         Self::Unavailable { reason, may_have_happened, retry_after: RETRY_AFTER, cause }
+    }
+}
+
+impl From<SpendError> for ServiceError {
+    fn from(error: SpendError) -> Self {
+        match error {
+            SpendError::Overloaded => Self::unavailable("OVERLOADED"),
+            SpendError::Store(error) => Self::from(&*error),
+            SpendError::Abandoned => Self::timed_out(),
+        }
     }
 }

@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 use crate::{
     clock::Clock,
     domain::{audit::Actor, ids::RecordId, page::PageTokens, permission::Caller},
-    limits::Limiter,
+    limits::{Limiter, Spender},
     store::Store,
     usage::Recorder,
     verify::{Feed, Records},
@@ -70,10 +70,11 @@ pub struct Context {
     pub records: Arc<Records>,
     pub feed: Arc<Feed>,
     pub limiter: Limiter,
+    pub spender: Spender,
     pub recorder: Recorder,
     /// Set once everything that a call needs has been read from the database; until then every call is refused.
     pub page_tokens: OnceLock<PageTokens>,
-    /// Mutations under way; a shutdown waits for them.
+    /// Mutations and spends of credits under way; a shutdown waits for them.
     pub mutations: TaskTracker,
 }
 

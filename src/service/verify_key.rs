@@ -19,7 +19,7 @@ use crate::{
     },
     limits::{Charge, Charged},
     store::{
-        credits::{self, Balance, Spent},
+        credits::{Balance, Spent},
         key_changes,
     },
     verify::Freshness,
@@ -232,11 +232,7 @@ async fn spend(
     now: Timestamp,
 ) -> Result<(Option<i64>, bool), ServiceError> {
     for _ in 0..MOVES_MAX {
-        let spent = match cost {
-            0 => Spent::Refused(credits::balance(context.store.verify(), holder, now).await?),
-            cost => credits::spend(context.store.write(), holder, cost, now).await?,
-        };
-        match spent {
+        match context.spender.spend(holder, cost, now).await? {
             Spent::Charged { remaining } => return Ok((Some(remaining), true)),
             Spent::Refused(Balance::Remaining(remaining)) => return Ok((Some(remaining), cost == 0 && remaining > 0)),
             Spent::Refused(Balance::Unlimited) => return Ok((None, true)),

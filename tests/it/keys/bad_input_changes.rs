@@ -56,6 +56,9 @@ fn update_cases(good: &ApiKey) -> Vec<(String, UpdateKeyRequest)> {
     for limit in bad_limits() {
         add("key.rate_limits[1]", "rate_limits", &|key| key.rate_limits = vec![good_limit(), limit.clone()]);
     }
+    let limits = |count| (0..count).map(|at| RateLimit { name: format!("l{at}"), ..good_limit() }).collect::<Vec<_>>();
+    add("key.rate_limits", "rate_limits", &|key| key.rate_limits = limits(101));
+    add("key.rate_limits[1].name", "rate_limits", &|key| key.rate_limits = vec![good_limit(), good_limit()]);
     for (field, credits) in bad_credits() {
         add(&format!("key.{field}"), "credits", &|key| key.credits = Some(credits));
     }

@@ -23,6 +23,7 @@ mod update_rules;
 mod usage;
 mod usage_span;
 mod verify_credits;
+mod verify_credits_at_once;
 mod verify_faults;
 mod verify_freshness;
 mod verify_limits;

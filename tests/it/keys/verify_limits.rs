@@ -216,6 +216,63 @@ async fn a_limit_admits_again_when_its_window_has_passed(database: TestDatabase)
     crate::harness::wait_until("the window to pass", async || world.outcome(&secret).await == Outcome::Valid).await;
 }
 
+store_test!(a_changed_limit_keeps_its_count_and_a_changed_window_begins_anew);
+async fn a_changed_limit_keeps_its_count_and_a_changed_window_begins_anew(database: TestDatabase) {
+    let world = World::new(&database).await;
+    world.set_limits(&[limit("org", 10)]).await;
+    let (key, secret) = world.limited(&[limit("own", 3)]).await;
+    let set_own = async |limit: RateLimit| {
+        world.update(ApiKey { rate_limits: vec![limit], ..key.clone() }, &["rate_limits"]).await;
+    };
+    assert_eq!(remaining(&world.charge(&secret, 3).await), [("own", 0), ("org", 7)]);
+    set_own(limit("own", 5)).await;
+    world.set_limits(&[limit("org", 4)]).await;
+    assert_eq!(remaining(&world.charge(&secret, 1).await), [("own", 1), ("org", 0)], "raised and lowered");
+    world.set_limits(&[limit("org", 2)]).await;
+    let answer = world.charge(&secret, 1).await;
+    assert_eq!((answer.outcome(), remaining(&answer)), (Outcome::RateLimited, vec![("own", 1), ("org", 0)]));
+    set_own(shadow("own", 5)).await;
+    world.set_limits(&[limit("org", 100)]).await;
+    assert_eq!(remaining(&world.charge(&secret, 1).await), [("own", 0), ("org", 95)], "a shadow of the same count");
+    set_own(RateLimit { window: Some(days(399)), ..limit("own", 5) }).await;
+    assert_eq!(remaining(&world.charge(&secret, 1).await), [("own", 4), ("org", 94)], "another window");
+    set_own(limit("own", 5)).await;
+    assert_eq!(remaining(&world.charge(&secret, 0).await), [("own", 0), ("org", 94)], "the first one still counts");
+}
+
+/// Limits by name and by how much of each is used, as a slow and obviously right counter keeps them.
+fn charge_in_model(limits: &[RateLimit], used: &mut [i64], cost: i64) -> (Outcome, Vec<i64>) {
+    let fits = |(limit, used): (&RateLimit, &i64)| limit.shadow || used + cost.max(1) <= limit.limit;
+    let valid = limits.iter().zip(&*used).all(fits);
+    for used in used.iter_mut() {
+        *used += if valid { cost } else { 0 };
+    }
+    let left = limits.iter().zip(&*used).map(|(limit, used)| (limit.limit - used).max(0)).collect();
+    (if valid { Outcome::Valid } else { Outcome::RateLimited }, left)
+}
+
+store_test!(charges_of_any_cost_to_several_limits_are_all_or_none);
+async fn charges_of_any_cost_to_several_limits_are_all_or_none(database: TestDatabase) {
+    let world = World::new(&database).await;
+    let own = [limit("wide", 90), shadow("watched", 20), limit("narrow", 40)];
+    let organizations = limit("org", 60);
+    world.set_limits(std::slice::from_ref(&organizations)).await;
+    let (_, first) = world.limited(&own).await;
+    let (_, second) = world.limited(&[]).await;
+    let limits = [&own[..], &[organizations]].concat();
+    let mut used = [0; 4];
+    for at in 0..60 {
+        let cost = [3, 0, 7, 1, 25, 2, 4][at % 7];
+        // The second key has the organization's limit alone.
+        let (secret, from) = if at % 3 == 2 { (&second, 3) } else { (&first, 0) };
+        let answer = world.charge(secret, cost).await;
+        let left: Vec<i64> = answer.rate_limits.iter().map(|limit| limit.remaining).collect();
+        let expected = charge_in_model(&limits[from..], &mut used[from..], cost);
+        assert_eq!((answer.outcome(), left), expected, "call {at} of cost {cost}");
+    }
+    assert_eq!(used[3], 60, "the organization's was used up");
+}
+
 store_test!(limits_go_on_counting_after_a_restart);
 async fn limits_go_on_counting_after_a_restart(database: TestDatabase) {
     let mut world = World::new(&database).await;

@@ -74,6 +74,32 @@ async fn a_quota_that_denies_charges_no_limit(database: TestDatabase) {
     }
 }
 
+store_test!(limits_and_quota_are_charged_all_or_none);
+async fn limits_and_quota_are_charged_all_or_none(database: TestDatabase) {
+    let world = World::new(&database).await;
+    world.set_quota(30).await;
+    let limit = RateLimit { name: "long".to_owned(), limit: 12, window: Some(days(400)), shadow: false };
+    let (_, limited) = world.create(with(&world.new_key(), |request| request.rate_limits = vec![limit])).await;
+    let (_, plain) = world.create(world.new_key()).await;
+    let (mut used, mut spent) = (0, 0);
+    for (at, cost) in [5, 9, 4, 30, 3, 8, 2, 7, 1, 11, 3, 1, 1].into_iter().enumerate() {
+        let is_limited = at % 2 == 0;
+        let expected = match (is_limited && used + cost > 12, spent + cost > 30) {
+            (true, _) => Outcome::RateLimited,
+            (false, true) => Outcome::QuotaExceeded,
+            (false, false) => Outcome::Valid,
+        };
+        let secret = if is_limited { &limited } else { &plain };
+        assert_eq!(world.ask(costing(secret, cost)).await.outcome(), expected, "call {at} of cost {cost}");
+        if expected == Outcome::Valid {
+            spent += cost;
+            used += if is_limited { cost } else { 0 };
+        }
+    }
+    assert_eq!(world.ask(costing(&limited, 0)).await.rate_limits[0].remaining, 12 - used);
+    assert_eq!((used, spent), (12, 30));
+}
+
 store_test!(the_quota_goes_on_counting_after_a_restart);
 async fn the_quota_goes_on_counting_after_a_restart(database: TestDatabase) {
     let mut world = World::new(&database).await;

@@ -98,6 +98,7 @@ async fn each_field_of_an_organization_is_held_to_its_bounds(database: TestDatab
         ("rate_limits[0]", limits(vec![window(400 * 86_400, 1)])),
         ("rate_limits[0]", limits(vec![window(i64::MAX, 0)])),
         ("rate_limits[0]", limits(vec![RateLimit { window: None, ..limit("w") }])),
+        ("rate_limits[0]", limits(vec![RateLimit { limit: 0, ..limit("w") }])),
         ("rate_limits[0]", limits(vec![RateLimit { limit: 1_000_000_001, ..limit("w") }])),
         ("request_id", CreateOrganizationRequest { request_id: "1".to_owned(), ..base() }),
     ];
@@ -116,6 +117,37 @@ async fn each_field_of_an_organization_is_held_to_its_bounds(database: TestDatab
         ..base()
     };
     create(&server, good).await.expect("on the bounds");
+}
+
+store_test!(limits_and_quota_of_an_update_are_held_to_their_bounds);
+async fn limits_and_quota_of_an_update_are_held_to_their_bounds(database: TestDatabase) {
+    let server = Server::start(&database, &[]).await;
+    let organization = create_organization(&server, "acme").await;
+    let of = |rate_limits| Organization { id: organization.id.clone(), rate_limits, ..Default::default() };
+    let over = |window| vec![limit("good"), RateLimit { window, ..limit("w") }];
+    let units = |limit_of| vec![RateLimit { limit: limit_of, ..limit("w") }];
+    let bad = [
+        ("organization.rate_limits[0]", units(0)),
+        ("organization.rate_limits[0]", units(-1)),
+        ("organization.rate_limits[0]", units(1_000_000_001)),
+        ("organization.rate_limits[1]", over(None)),
+        ("organization.rate_limits[1]", over(Some(Duration { seconds: 0, nanos: 999_999_999 }))),
+        ("organization.rate_limits[1]", over(Some(Duration { seconds: 400 * 86_400, nanos: 1 }))),
+        ("organization.rate_limits", (0..101).map(|at| limit(&format!("l{at}"))).collect()),
+    ];
+    for (field, limits) in bad {
+        let refused = update(&server, of(limits.clone()), &["rate_limits"], "").await;
+        assert_eq!(violations(refused), [field], "{limits:?}");
+    }
+    for monthly_quota in [-1, 1_000_000_000_001] {
+        let refused = update(&server, Organization { monthly_quota, ..of(vec![]) }, &["monthly_quota"], "").await;
+        assert_eq!(violations(refused), ["organization.monthly_quota"]);
+    }
+    let longest = Some(Duration { seconds: 400 * 86_400, nanos: 0 });
+    update(&server, of(over(longest)), &["rate_limits"], "").await.expect("on the bounds");
+    update(&server, of((0..100).map(|at| limit(&format!("l{at}"))).collect()), &["rate_limits"], "")
+        .await
+        .expect("on the bounds");
 }
 
 store_test!(every_bad_field_and_path_of_an_update_is_named_at_once);

@@ -142,6 +142,52 @@ async fn a_refill_that_is_long_overdue_counts_once_too(database: TestDatabase) {
     assert_eq!(spend(&world, &key, 4, later).await, Spent::Refused(Balance::Remaining(3)));
 }
 
+store_test!(months_of_downtime_raise_once);
+async fn months_of_downtime_raise_once(database: TestDatabase) {
+    let world = World::new(database).await;
+    for (interval, next_after_days) in [(RefillInterval::Day, 177), (RefillInterval::Month, 198)] {
+        let refill = samples::refill(5, interval);
+        let key = add_key(&world, 2, Some((refill, interval.next_after(samples::NOW)))).await;
+        // The 10th of July, 08:00; the next refills are on the 11th, and on the 1st of August.
+        let later = samples::seconds(176 * 86_400);
+        let next = Timestamp::from_micros(samples::NOW.start_of_day().micros() + next_after_days * 86_400_000_000);
+        assert_eq!(spend(&world, &key, 5, later).await, Spent::Charged { remaining: 0 });
+        assert_eq!(world.stored(&key).await.refill_time, Some(next));
+        assert_eq!(spend(&world, &key, 1, later).await, Spent::Refused(Balance::Remaining(0)));
+    }
+}
+
+store_test!(a_clock_that_steps_back_over_a_refill_gets_it_once);
+async fn a_clock_that_steps_back_over_a_refill_gets_it_once(database: TestDatabase) {
+    let world = World::new(database).await;
+    for interval in [RefillInterval::Day, RefillInterval::Month] {
+        let refill = samples::refill(5, interval);
+        let midnight = interval.next_after(samples::NOW);
+        let key = add_key(&world, 0, Some((refill, midnight))).await;
+        let hour = std::time::Duration::from_hours(1);
+        let half_past = midnight.plus(hour / 2);
+        assert_eq!(spend(&world, &key, 5, half_past).await, Spent::Charged { remaining: 0 });
+        for again in [half_past.minus(hour), midnight, half_past, interval.next_after(midnight).minus(hour)] {
+            assert_eq!(spend(&world, &key, 1, again).await, Spent::Refused(Balance::Remaining(0)), "{again:?}");
+            assert_eq!(remaining(&world, &key, again).await, Balance::Remaining(0));
+        }
+        assert_eq!(world.stored(&key).await.refill_time, Some(interval.next_after(midnight)));
+        assert_eq!(spend(&world, &key, 1, interval.next_after(midnight)).await, Spent::Charged { remaining: 4 });
+    }
+}
+
+store_test!(a_refill_taken_before_a_rotation_is_not_taken_again_after_it);
+async fn a_refill_taken_before_a_rotation_is_not_taken_again_after_it(database: TestDatabase) {
+    let world = World::new(database).await;
+    let refill = samples::refill(5, RefillInterval::Day);
+    let old = add_key(&world, 0, Some((refill, samples::NOW))).await;
+    assert_eq!(spend(&world, &old, 5, samples::NOW).await, Spent::Charged { remaining: 0 });
+    let newest = rotate(&world.store, old.id).await;
+    assert_eq!(spend(&world, &newest, 1, samples::NOW).await, Spent::Refused(Balance::Remaining(0)));
+    let next = RefillInterval::Day.next_after(samples::NOW);
+    assert_eq!(spend(&world, &newest, 1, next).await, Spent::Charged { remaining: 4 });
+}
+
 store_test!(a_refill_raises_and_never_lowers_what_remains);
 async fn a_refill_raises_and_never_lowers_what_remains(database: TestDatabase) {
     let world = World::new(database).await;

@@ -73,8 +73,11 @@ async fn more_look_ups_than_can_wait_are_refused_and_never_told_that_there_is_no
     let answers = futures_util::future::join_all(look_ups).await;
     let refused = answers.iter().filter(|answer| matches!(answer, Err(StoreError::Overloaded))).count();
     assert!(refused > 0, "not all can wait");
-    assert!(answers.iter().all(|answer| matches!(answer, Ok(None) | Err(StoreError::Overloaded)) ||
-        matches!(answer, Ok(Some(_)))));
+    assert!(
+        answers
+            .iter()
+            .all(|answer| matches!(answer, Ok(None) | Err(StoreError::Overloaded)) || matches!(answer, Ok(Some(_))))
+    );
     assert!(!matches!(answers.last(), Some(Ok(None))), "a key that exists is found, or nobody knows");
     // Afterwards all is as before.
     assert!(records.find_key(&key, Freshness::Cached).await.expect("no fault").is_some());

@@ -1,6 +1,6 @@
 //! The store suite: every function of `keystead::store`, called directly, on SQLite and on a real PostgreSQL.
 //! One suite serves both engines: a test runs on one alone only where its call site says why.
-//! Also here: `verify::Records` and `verify::Feed`, whose promises rest on the store's.
+//! Also here: `verify::Records`, `verify::Feed` and `limits::Spender`, whose promises rest on the store's.
 
 mod api_keys;
 mod audit_events;
@@ -19,6 +19,7 @@ mod organizations;
 mod rate_limits;
 mod records;
 mod revisions;
+mod spender;
 mod state;
 mod usage;
 
