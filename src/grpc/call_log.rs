@@ -129,7 +129,7 @@ pub struct CallLog {
     pub stopped: watch::Receiver<bool>,
 }
 
-/// A call under way. However it ends, its line is written.
+/// A call under way. Its line is written when it ends, or is dropped since its caller has hung up.
 pub struct LoggedCall(Line);
 
 impl CallLog {
@@ -158,11 +158,9 @@ impl LoggedCall {
         self.0.record.clone()
     }
 
-    /// Runs the call to its end.
-    pub async fn run<B>(self, answer: impl Future<Output = Response<B>>) -> Response<B> {
-        // All of it, so that it is dropped, and written, when this future is.
+    /// Ends the call with this answer.
+    pub fn end<B>(self, mut response: Response<B>) -> Response<B> {
         let Self(mut line) = self;
-        let mut response = answer.await;
         line.code = match Status::from_header_map(response.headers()) {
             Some(status) => complete(&status, response.headers_mut()),
             None => Code::Ok,

@@ -53,8 +53,11 @@ impl hyper::service::Service<Request<Incoming>> for Router {
         let call = log.begin(method, self.peer);
         match method {
             Some(methods::VERIFY_KEY) => {
-                let verify = verify_call(calls.clone(), request, call.record(), *message_bytes_max);
-                Box::pin(async { Ok(call.run(verify).await) })
+                let (calls, bytes_max) = (calls.clone(), *message_bytes_max);
+                Box::pin(async move {
+                    let answer = verify_call(&calls, request, call.record(), bytes_max).await;
+                    Ok(call.end(answer))
+                })
             }
             Some(method) => {
                 let request = log.prepare(method, request.map(Body::new), call.record());
@@ -63,10 +66,12 @@ impl hyper::service::Service<Request<Incoming>> for Router {
                 } else {
                     Box::pin(others.clone().call(request)) as BoxFuture<_, _>
                 };
-                let answer = async { answer.await.unwrap_or_else(|never| match never {}).map(AnswerBody::Tonic) };
-                Box::pin(async { Ok(call.run(answer).await) })
+                Box::pin(async move { answer.await.map(|response| call.end(response).map(AnswerBody::Tonic)) })
             }
-            None => Box::pin(async { Ok(call.run(refuse_unknown(request)).await) }),
+            None => Box::pin(async move {
+                let answer = refuse_unknown(request).await;
+                Ok(call.end(answer))
+            }),
         }
     }
 }

@@ -43,7 +43,7 @@ impl From<Body> for AnswerBody {
 
 /// Answers one call; messages are at most `bytes_max` bytes.
 pub async fn verify_call(
-    calls: Calls,
+    calls: &Calls,
     request: Request<Incoming>,
     record: CallRecord,
     bytes_max: usize,

@@ -151,7 +151,7 @@ async fn freshness(context: &Context, verification: &Verification) -> Result<Fre
     let Some(wanted) = verification.min_revision.filter(|wanted| *wanted > context.feed.position()) else {
         return Ok(verification.freshness);
     };
-    if key_changes::find_revision(context.store.verify()).await? < wanted {
+    if Box::pin(key_changes::find_revision(context.store.verify())).await? < wanted {
         return Err(ServiceError::unavailable("REVISION_NOT_REACHED"));
     }
     Ok(Freshness::Fresh)
@@ -184,7 +184,7 @@ async fn charge(
     }
     if let Some(holder) = holder {
         let hold = QuotaHold { context, organization, cost: *cost, now };
-        let (remaining, enough) = spend(context, holder, *cost, now).await?;
+        let (remaining, enough) = Box::pin(spend(context, holder, *cost, now)).await?;
         verified.credits_remaining = remaining;
         if enough {
             std::mem::forget(hold);

@@ -69,7 +69,8 @@ impl Organizations {
                 tokio::spawn(async move { own.load(id).await });
                 Ok(Some(organization))
             }
-            None => self.load(id).await,
+            // In a box, so that a hit does not carry the room for a miss around.
+            None => Box::pin(self.load(id)).await,
         }
     }
 

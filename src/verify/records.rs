@@ -56,7 +56,7 @@ impl Records {
             Freshness::Fresh => self.store.verify(),
             Freshness::FreshForControl => self.store.control(),
         };
-        Ok(key_records::find_by_digest(db, digest).await?.map(Arc::new))
+        Ok(Box::pin(key_records::find_by_digest(db, digest)).await?.map(Arc::new))
     }
 
     async fn cached_key(&self, digest: &Digest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
@@ -67,7 +67,8 @@ impl Records {
                 Ok(Some(key))
             }
             Some(Cached::Unknown) => Ok(None),
-            None => self.loader.find(*digest).await,
+            // In a box, so that a hit does not carry the room for a miss around.
+            None => Box::pin(self.loader.find(*digest)).await,
         }
     }
 
@@ -82,8 +83,8 @@ impl Records {
     ) -> Result<Option<Arc<Organization>>, StoreError> {
         match freshness {
             Freshness::Cached => self.organizations.find(id).await,
-            Freshness::Fresh => organizations::read(self.store.verify(), id).await,
-            Freshness::FreshForControl => organizations::read(self.store.control(), id).await,
+            Freshness::Fresh => Box::pin(organizations::read(self.store.verify(), id)).await,
+            Freshness::FreshForControl => Box::pin(organizations::read(self.store.control(), id)).await,
         }
     }
 
