@@ -2,7 +2,7 @@
 //! Must not reach a client as text: `grpc/status.rs` shows a code and a reason, the log shows the chain.
 //! Invariant: "we do not know" (`Unavailable`) is never blurred with an answer about a row.
 
-use sea_orm::{DbErr, RuntimeErr, sqlx};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
 
 /// Which unique value was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,12 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// A write that was given up because its time ran out: nobody knows whether it came through.
+    #[must_use]
+    pub const fn timed_out() -> Self {
+        Self::Unavailable { may_have_happened: true, source: DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) }
+    }
+
     /// The error and what caused it, for the log. Never `Debug`: PostgreSQL puts whole rows into an error's detail.
     #[must_use]
     pub fn chain(&self) -> String {
