@@ -118,9 +118,11 @@ impl Spool {
         if state.active.as_mut().is_some_and(|active| active.append(record)) {
             return true;
         }
-        let turned = state.turn();
+        if !state.turn() {
+            return false;
+        }
         self.wake.notify_one();
-        turned && state.active.as_mut().is_some_and(|active| active.append(record))
+        state.active.as_mut().is_some_and(|active| active.append(record))
     }
 
     /// Seals what has been recorded, so that it can be written.
