@@ -34,7 +34,7 @@ use crate::{
         connect::{self, ConnectError, ConnectOptions},
         migrate, state,
     },
-    usage::Recorder,
+    usage::{OpenError, Recorder, SpoolOptions},
     verify::{CacheLimits, Feed, Records},
 };
 
@@ -64,6 +64,8 @@ pub enum AppError {
     Refused(String),
     #[error("the database lacks {} migrations: run `keystead migrate up`, or serve with --migrate", .0)]
     PendingMigrations(usize),
+    #[error(transparent)]
+    Usage(#[from] OpenError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
     #[error("TLS cannot be set up")]
@@ -142,6 +144,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     let tls = load_tls(&config)?;
     let options = ConnectOptions { verify_timeout: config.server.verify_timeout, ..connect_options(&config.database) };
     let (store, lock) = connect::open(&options).await?;
+    spool_options(&config)?.prepare()?;
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
     let context = context(store, cache_limits(&config));
@@ -155,7 +158,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     let jobs = Jobs::default();
     let ready = async {
         get_ready(&config, &options, &context, address).await?;
-        jobs.start(&context);
+        jobs.start(&context, config.usage.retention_days);
         health.set_serving(true).await;
         tracing::info!("ready");
         std::future::pending::<Result<(), AppError>>().await
@@ -183,6 +186,12 @@ fn connect_options(config: &DatabaseConfig) -> ConnectOptions {
         usage_connections_max: config.usage_connections_max,
         verify_timeout: VERIFY_TIMEOUT_DEFAULT,
     }
+}
+
+fn spool_options(config: &Config) -> Result<SpoolOptions, ConnectError> {
+    let default = || connect::default_spool(config.database.url.expose());
+    let folder = config.usage.spool.clone().map_or_else(default, Ok)?;
+    Ok(SpoolOptions { folder, bytes_max: config.usage.spool_bytes_max })
 }
 
 fn cache_limits(config: &Config) -> CacheLimits {
@@ -273,7 +282,11 @@ async fn get_ready(
     let mut told = false;
     loop {
         match prepare(config, options, context, address).await {
-            Err(error @ (AppError::Unanswered(_) | AppError::Store(StoreError::Unavailable { .. }))) => {
+            Err(
+                error @ (AppError::Unanswered(_)
+                | AppError::Store(StoreError::Unavailable { .. })
+                | AppError::Usage(OpenError::Store(StoreError::Unavailable { .. }))),
+            ) => {
                 if !told {
                     let cause = if let AppError::Store(error) = &error { error.chain() } else { error.to_string() };
                     tracing::warn!(cause, "waiting for the database");
@@ -305,6 +318,7 @@ async fn prepare(
     }
     context.limiter.restore(&context.store, context.clock.now()).await?;
     context.feed.poll().await?;
+    context.recorder.open(&context.store, &spool_options(config)?).await?;
     let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;
     // After all else, since calls are answered from here on. A second round after a failure finds the same key.
     let _ = context.page_tokens.set(PageTokens::new(key));
@@ -379,7 +393,7 @@ async fn drain(
     if tokio::time::timeout(FLUSH_TIMEOUT, finish).await.is_ok() {
         tracing::info!("drained");
     } else {
-        tracing::error!("the database did not take the last usage, limits and audit hashes in time");
+        tracing::error!("limits and audit hashes were not taken in time; usage waits in the spool, for the next start");
     }
 }
 

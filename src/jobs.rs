@@ -12,10 +12,13 @@ use tokio::{task::AbortHandle, time::MissedTickBehavior};
 use crate::{
     service::Context,
     store::{StoreError, audit_events, key_changes},
+    usage::retention,
 };
 
-/// How often usage, limits and audit events are written: what a `kill -9` may cost of the first two.
+/// How often usage, limits and audit events are written: what a `kill -9` may cost of the limits.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How often the usage of processes that are gone is looked for.
+const ADOPTION_INTERVAL: Duration = Duration::from_mins(1);
 /// How often what nobody needs any more is deleted.
 const PRUNING_INTERVAL: Duration = Duration::from_mins(10);
 /// How long changes are kept for followers of the feed that were away; one that was away for longer starts anew.
@@ -28,8 +31,8 @@ pub struct Jobs {
 }
 
 impl Jobs {
-    /// Starts all jobs.
-    pub fn start(&self, context: &Arc<Context>) {
+    /// Starts all jobs. Rows of usage are deleted after so many days.
+    pub fn start(&self, context: &Arc<Context>, usage_retention_days: u32) {
         let feed = context.feed.clone();
         let follower = tokio::spawn(async move { feed.follow().await }).abort_handle();
         let usage =
@@ -43,12 +46,16 @@ impl Jobs {
                 context,
                 |context| async move { audit_events::seal(&context.store).await.map(|_| ()) },
             );
-        let pruning = every("pruning", PRUNING_INTERVAL, context, |context| async move {
+        let adoption = every("adoption", ADOPTION_INTERVAL, context, |context| async move {
+            context.recorder.adopt(&context.store).await
+        });
+        let pruning = every("pruning", PRUNING_INTERVAL, context, move |context| async move {
             let now = context.clock.now();
+            retention::prune(&context.store, now, usage_retention_days).await?;
             context.limiter.prune(&context.store, now).await?;
             key_changes::delete_before(context.store.write(), now.minus(KEEP_CHANGES)).await.map(|_| ())
         });
-        let tasks = [follower, usage, limits, audit, pruning];
+        let tasks = [follower, usage, adoption, limits, audit, pruning];
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
 
@@ -71,6 +78,13 @@ pub async fn finish(context: &Arc<Context>) {
         if let Err(error) = result {
             tracing::error!(job, error = error.chain(), "the last round of a job failed");
         }
+    }
+    let spool = context.recorder.status();
+    if spool.segments > 0 {
+        tracing::warn!(
+            segments = spool.segments,
+            "usage that the database did not take waits in the spool, for the next start"
+        );
     }
 }
 

@@ -13,6 +13,7 @@ pub mod server;
 pub mod settings;
 mod sources;
 pub mod telemetry;
+pub mod usage;
 
 use std::ffi::OsString;
 
@@ -23,12 +24,13 @@ pub use server::{ServerConfig, TlsFiles};
 pub use settings::{Flags, Setting, SettingGroup};
 pub use sources::{ConfigError, Environment};
 pub use telemetry::{LogFormat, TelemetryConfig};
+pub use usage::UsageConfig;
 
 use sources::Sources;
 
 /// Every section there is: the names that a configuration file may hold, whichever command reads it.
 const ALL_SECTIONS: &[&[Setting]] =
-    &[server::SETTINGS, cache::SETTINGS, database::SETTINGS, telemetry::SETTINGS, client::SETTINGS];
+    &[server::SETTINGS, cache::SETTINGS, database::SETTINGS, usage::SETTINGS, telemetry::SETTINGS, client::SETTINGS];
 
 /// What `keystead serve` needs.
 #[derive(Debug, Clone)]
@@ -39,6 +41,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Which database, and how many connections.
     pub database: DatabaseConfig,
+    /// Where usage waits for the database, and how long it is kept.
+    pub usage: UsageConfig,
     /// Logs.
     pub telemetry: TelemetryConfig,
 }
@@ -58,7 +62,7 @@ pub struct ServeSettings;
 
 impl SettingGroup for ServeSettings {
     const SECTIONS: &'static [&'static [Setting]] =
-        &[server::SETTINGS, database::SETTINGS, cache::SETTINGS, telemetry::SETTINGS];
+        &[server::SETTINGS, database::SETTINGS, cache::SETTINGS, usage::SETTINGS, telemetry::SETTINGS];
     const GLOBAL: bool = false;
 }
 
@@ -90,8 +94,11 @@ impl Config {
         let server = ServerConfig::read(&mut sources);
         let cache = CacheConfig::read(&mut sources);
         let database = DatabaseConfig::read(&mut sources);
+        let usage = UsageConfig::read(&mut sources);
         let telemetry = TelemetryConfig::read(&mut sources);
-        sources.finish(|| Ok(Self { server: server?, cache: cache?, database: database?, telemetry: telemetry? }))
+        sources.finish(|| {
+            Ok(Self { server: server?, cache: cache?, database: database?, usage: usage?, telemetry: telemetry? })
+        })
     }
 }
 

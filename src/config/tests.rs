@@ -65,6 +65,7 @@ fn the_defaults_work_on_a_laptop() {
     assert_eq!(config.server.message_bytes_max, 65_536);
     assert_eq!(config.cache.entry_age_max, Duration::from_mins(1));
     assert_eq!(config.database.url.expose(), "sqlite://keystead.db");
+    assert_eq!((config.usage.spool, config.usage.spool_bytes_max, config.usage.retention_days), (None, 256 << 20, 30));
     assert_eq!(config.telemetry.log_level, "info");
     let client = load_client(&[], &[]).expect("defaults");
     assert_eq!(client.address, "http://127.0.0.1:50051");

@@ -22,6 +22,18 @@ macro_rules! id_type {
                 Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
             }
 
+            /// The id of these 16 bytes, as `bytes` gave them.
+            #[must_use]
+            pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes(bytes))
+            }
+
+            /// The 16 bytes of the id, for files of our own.
+            #[must_use]
+            pub const fn bytes(&self) -> &[u8; 16] {
+                self.0.as_bytes()
+            }
+
             /// Reads the hyphenated form, in either case.
             ///
             /// # Errors
@@ -95,6 +107,7 @@ mod tests {
         let late = KeyId::new(Timestamp::from_micros(2_000_000), [0; 10]);
         assert!(early < late);
         assert_eq!(KeyId::parse(&early.to_string()), Ok(early));
+        assert_eq!(KeyId::from_bytes(*early.bytes()), early);
     }
 
     #[test]

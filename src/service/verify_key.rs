@@ -123,7 +123,7 @@ pub(super) fn record(context: &Context, usage: &mut UsageEvent, verified: &Verif
     usage.key = verified.key.as_ref().map(|key| (key.id, key.organization_id));
     usage.outcome = verified.outcome;
     usage.time = now;
-    context.recorder.record(usage.clone());
+    context.recorder.record(usage);
 }
 
 /// The key and its organization, if they exist for whoever asks.

@@ -6,7 +6,9 @@ use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, Condition, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     QueryTrait as _, Select,
-    sea_query::{Expr, ExprTrait as _, LikeExpr},
+    sea_query::{
+        Expr, ExprTrait as _, IntoIden as _, IntoValueTuple as _, LikeExpr, LockType, Query, TableRef, UpdateStatement,
+    },
 };
 
 use super::{StoreError, entity::api_key as row, entity::api_key::Column, rows};
@@ -19,6 +21,9 @@ use crate::domain::{
     text,
     time::Timestamp,
 };
+
+/// Keys per statement, a power of two: three parameters each, far below both engines' bound.
+const USED_PER_STATEMENT: usize = 512;
 
 /// Keys that exist for a caller.
 pub(super) fn in_reach(reach: Reach) -> Select<row::Entity> {
@@ -221,23 +226,36 @@ pub(super) fn contains(part: &str) -> LikeExpr {
     LikeExpr::new(format!("%{escaped}%")).escape('\\')
 }
 
-/// Adds to what keys were used for; a key that is gone is passed over. A clock that stepped back does not turn the
-/// time of last use back.
-pub async fn update_used(
-    db: &impl ConnectionTrait,
-    id: KeyId,
-    requests: i64,
-    last_used: Timestamp,
-) -> Result<(), StoreError> {
-    let last = last_used.micros();
-    let newer = Expr::col(Column::LastUsedTimeUs).is_null().or(Expr::col(Column::LastUsedTimeUs).lt(last));
-    row::Entity::update_many()
-        .col_expr(Column::RequestCount, Expr::col(Column::RequestCount).add(requests))
-        .col_expr(Column::LastUsedTimeUs, Expr::case(newer, last).finally(Expr::col(Column::LastUsedTimeUs)).into())
-        .filter(Column::Id.eq(id.to_string()))
-        .exec(db)
-        .await?;
+/// Adds requests and times of last use to keys, by ascending id; a key that is gone is passed over. A clock that
+/// stepped back does not turn the time of last use back.
+pub async fn update_used(db: &impl ConnectionTrait, used: &[(KeyId, i64, Timestamp)]) -> Result<(), StoreError> {
+    let mut rest = used;
+    while !rest.is_empty() {
+        // Powers of two, so that a connection prepares ten statements and not one for every number of keys.
+        let (chunk, after) = rest.split_at(USED_PER_STATEMENT.min(1 << rest.len().ilog2()));
+        // One statement for all takes its row locks in no certain order, and so they are taken before it.
+        let ids = chunk.iter().map(|(id, ..)| id.to_string());
+        let lock = row::Entity::find().select_only().column(Column::Id).filter(Column::Id.is_in(ids));
+        db.query_all(lock.order_by_asc(Column::Id).lock(LockType::NoKeyUpdate).as_query()).await?;
+        db.execute(&add_used(chunk)).await?;
+        rest = after;
+    }
     Ok(())
+}
+
+/// Both engines name the columns of a list of values `column1` and so on.
+fn add_used(used: &[(KeyId, i64, Timestamp)]) -> UpdateStatement {
+    let values = used.iter().map(|(id, requests, last)| (id.to_string(), *requests, last.micros()).into_value_tuple());
+    let own = |column: Column| Expr::col((row::Entity, column));
+    let last = || Expr::col(("used", "column3"));
+    let older = own(Column::LastUsedTimeUs).is_null().or(own(Column::LastUsedTimeUs).lt(last()));
+    Query::update()
+        .table(row::Entity)
+        .value(Column::RequestCount, own(Column::RequestCount).add(Expr::col(("used", "column2"))))
+        .value(Column::LastUsedTimeUs, Expr::case(older, last()).finally(own(Column::LastUsedTimeUs)))
+        .from(TableRef::ValuesList(values.collect(), "used".into_iden()))
+        .and_where(own(Column::Id).eq(Expr::col(("used", "column1"))))
+        .to_owned()
 }
 
 /// Deletes all keys of an organization.

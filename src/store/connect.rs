@@ -77,6 +77,20 @@ pub fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
+/// Where usage waits for the database unless the operator says where: beside the file of SQLite, or in the working
+/// directory.
+///
+/// # Errors
+/// `Url`, where it cannot be read.
+pub fn default_spool(url: &str) -> Result<PathBuf, ConnectError> {
+    if !is_sqlite(url) {
+        return Ok(PathBuf::from("keystead-spool"));
+    }
+    let mut name = sqlite_options(url)?.get_filename().as_os_str().to_owned();
+    name.push("-spool");
+    Ok(PathBuf::from(name))
+}
+
 /// Keeps servers and other commands out of a SQLite file; commands that only take a moment are waited for.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 //! Must not reach a client as text: `grpc/status.rs` shows a code and a reason, the log shows the chain.
 //! Invariant: "we do not know" (`Unavailable`) is never blurred with an answer about a row.
 
-use sea_orm::{DbErr, RuntimeErr, sqlx};
+use sea_orm::{ConnAcquireErr, DbErr, RuntimeErr, sqlx};
 
 /// Which unique value was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +39,10 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// The database did not answer in time; nothing was asked of it that would change anything.
+    /// A question that was given up because its time ran out; nothing was asked that would change anything.
     #[must_use]
-    pub fn timed_out() -> Self {
-        let source = DbErr::Custom("no answer in time".to_owned());
-        Self::Unavailable { may_have_happened: false, source }
+    pub const fn timed_out() -> Self {
+        Self::Unavailable { may_have_happened: false, source: DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) }
     }
 
     /// The error and what caused it, for the log. Never `Debug`: PostgreSQL puts whole rows into an error's detail.

@@ -23,6 +23,8 @@ pub mod rotations;
 mod rows;
 pub mod state;
 pub mod usage;
+pub mod usage_retention;
+pub mod usage_spools;
 
 use sea_orm::{
     DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait as _,

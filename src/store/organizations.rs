@@ -2,11 +2,13 @@
 //! Every query that serves a caller takes its reach. The key count is not a column: it is counted, so that raw SQL
 //! cannot make it wrong.
 
+use std::collections::HashSet;
+
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     QueryTrait as _, Select,
-    sea_query::{Expr, ExprTrait as _},
+    sea_query::{Expr, ExprTrait as _, LockType},
 };
 
 use super::{StoreError, api_keys::contains, entity::organization as row, entity::organization::Column, rows};
@@ -17,6 +19,9 @@ use crate::domain::{
     permission::Reach,
     text,
 };
+
+/// Ids per statement, far below both engines' bound of parameters.
+const IDS_PER_STATEMENT: usize = 1000;
 
 /// Organizations that exist for a caller.
 fn in_reach(reach: Reach) -> Select<row::Entity> {
@@ -73,6 +78,28 @@ pub async fn find_shared(
     id: OrganizationId,
 ) -> Result<Option<Organization>, StoreError> {
     one(db, selected(reach, &OrganizationSelector::Id(id)).lock_shared()).await
+}
+
+/// Those of these organizations that exist; none of them can be deleted until the transaction ends.
+/// `ids` must ascend, so that two that ask do not wait for each other in a circle.
+pub async fn list_existing_shared(
+    db: &impl ConnectionTrait,
+    ids: &[OrganizationId],
+) -> Result<HashSet<OrganizationId>, StoreError> {
+    let mut existing = HashSet::new();
+    for chunk in ids.chunks(IDS_PER_STATEMENT) {
+        let select = row::Entity::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(Column::Id.is_in(chunk.iter().map(ToString::to_string)))
+            .order_by_asc(Column::Id)
+            .lock(LockType::KeyShare);
+        for found in db.query_all(select.as_query()).await? {
+            let id: String = found.try_get("", "id")?;
+            existing.extend(OrganizationId::parse(&id));
+        }
+    }
+    Ok(existing)
 }
 
 /// The organization that was created with this request id.

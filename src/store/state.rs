@@ -1,4 +1,4 @@
-//! Queries over `service_state`: the key of the page tokens, and the head of the audit chain.
+//! Queries over `service_state`: the id of the database, the key of the page tokens, and the head of the audit chain.
 //! Values that belong to the database as a whole, so that every replica and every restart agrees on them.
 
 use sea_orm::{
@@ -7,10 +7,22 @@ use sea_orm::{
 };
 
 use super::{StoreError, entity::service_state as row, entity::service_state::Column};
-use crate::domain::audit::{AuditHead, decode_hash, encode_hash};
+use crate::domain::{
+    audit::{AuditHead, decode_hash, encode_hash},
+    ids::RecordId,
+};
 
 const PAGE_TOKEN_KEY: &str = "page_token_key";
 const AUDIT_HEAD: &str = "audit_head";
+const DATABASE_ID: &str = "database_id";
+
+/// The id of this database, which tells it from every other: the one that stands, or `fresh` where none does.
+pub async fn find_or_insert_database_id(db: &impl ConnectionTrait, fresh: RecordId) -> Result<RecordId, StoreError> {
+    insert_if_absent(db, DATABASE_ID, fresh.to_string()).await?;
+    let stands = row::Entity::find_by_id(DATABASE_ID).one(db).await?;
+    let id = stands.and_then(|row| RecordId::parse(&row.value).ok());
+    id.ok_or_else(|| StoreError::Corrupt(format!("service_state {DATABASE_ID}")))
+}
 
 /// The key of the page tokens: the one that stands, or `fresh` where none does.
 pub async fn find_or_insert_page_token_key(db: &impl ConnectionTrait, fresh: [u8; 32]) -> Result<[u8; 32], StoreError> {

@@ -20,8 +20,10 @@ use crate::domain::{
     usage::{UsageEvent, UsageSubject, UsageTotals},
 };
 
-/// Rows per statement: 17 parameters each, below SQLite's bound of 32,766.
+/// Rows per statement, far below SQLite's bound of 32,766 parameters.
 const ROWS_PER_STATEMENT: usize = 500;
+/// Rows of detail per statement, a power of two: 18 parameters each, below the same bound.
+const EVENTS_PER_STATEMENT: usize = 512;
 
 /// Verifications of one key, hour, endpoint and outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,16 +52,24 @@ pub struct HourSum {
     pub totals: UsageTotals,
 }
 
-/// Writes one row per event.
-pub async fn insert_events(db: &impl ConnectionTrait, events: &[(RecordId, UsageEvent)]) -> Result<(), StoreError> {
-    for chunk in events.chunks(ROWS_PER_STATEMENT) {
-        let models = chunk.iter().map(|(id, event)| event_model(*id, event));
+/// Writes one row per event, with its weight: how many events it stands for.
+pub async fn insert_events(
+    db: &impl ConnectionTrait,
+    events: &[(RecordId, UsageEvent, i64)],
+) -> Result<(), StoreError> {
+    let mut rest = events;
+    while !rest.is_empty() {
+        // Powers of two, so that a connection prepares ten statements and not one for every number of rows.
+        let size = EVENTS_PER_STATEMENT.min(1 << rest.len().ilog2());
+        let (chunk, after) = rest.split_at(size);
+        let models = chunk.iter().map(|(id, event, weight)| event_model(*id, event, *weight));
         event_row::Entity::insert_many(models).exec_without_returning(db).await?;
+        rest = after;
     }
     Ok(())
 }
 
-fn event_model(id: RecordId, event: &UsageEvent) -> event_row::ActiveModel {
+fn event_model(id: RecordId, event: &UsageEvent, weight: i64) -> event_row::ActiveModel {
     let tags = if event.tags.is_empty() { String::new() } else { rows::encode_json(&event.tags) };
     event_row::ActiveModel {
         id: Set(id.to_string()),
@@ -79,6 +89,7 @@ fn event_model(id: RecordId, event: &UsageEvent) -> event_row::ActiveModel {
         error_message: Set(String::new()),
         request_id: Set(event.request_id.clone()),
         tags: Set(tags),
+        weight: Set(weight),
     }
 }
 

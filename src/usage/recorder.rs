@@ -1,153 +1,264 @@
-//! Gathers events between two flushes: counts by key, hour, endpoint and outcome, and rows of detail up to a bound.
-//! A flush writes all of it in one transaction, together with the keys' request counts and times of last use, so
-//! that there is never one write per verification. What a flush could not write goes into the next one.
+//! Records verifications, and writes what was recorded. An event is in a mapped file of the spool before `record`
+//! returns, so that a process that is killed loses none; the database gets it with the next flush, each segment in one
+//! transaction with its number. What the database does not take waits in the spool, over restarts too.
+//! Must not make a verification wait for anything but the lock of the spool.
+//! Invariant: segments are written strictly in order, one at a time, by whoever holds `flushing`.
 
 use std::{
-    collections::HashMap,
-    mem,
-    sync::{Mutex, PoisonError},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
 };
 
+use super::{
+    SpoolError, SpoolStatus,
+    batch::Batch,
+    keeper,
+    merge::{self, report},
+    segment::SegmentFile,
+    slot::{Slot, make_folder, put_aside},
+    spool::{Place, Sealed, Spool},
+    writer,
+};
 use crate::{
     domain::{
         ids::{KeyId, RecordId},
-        outcome::Outcome,
         time::Timestamp,
         usage::UsageEvent,
     },
     random,
-    store::{Store, StoreError, api_keys, commit, usage, usage::RollupKey},
+    store::{Store, StoreError, state, usage_spools},
 };
 
-/// The most bytes of rows of detail that wait for a flush; beyond them only the counts go on.
-const DETAIL_BYTES_MAX: usize = 16 << 20;
-/// What a row of detail takes beside its texts.
-const DETAIL_BYTES_FIXED: usize = 256;
-/// The most different counts that wait for a flush; beyond them endpoints are counted together as `(other)`.
-const COUNTS_MAX: usize = 50_000;
-/// Stands for endpoints beyond the bound.
-const OTHER_ENDPOINT: &str = "(other)";
+/// How long a small batch may take; without a bound a broken connection would hold up all later ones.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
+/// And for each row of it.
+const APPLY_TIMEOUT_ROW: Duration = Duration::from_millis(1);
 
-/// What came since the last flush.
-#[derive(Default)]
-struct Gathered {
-    counts: HashMap<RollupKey, i64>,
-    used: HashMap<KeyId, (i64, Timestamp)>,
-    details: Vec<UsageEvent>,
-    detail_bytes: usize,
-    details_left_out: u64,
+/// Where a spool is, and how large it may become.
+#[derive(Debug, Clone)]
+pub struct SpoolOptions {
+    pub folder: PathBuf,
+    /// Bytes of usage that may wait for the database.
+    pub bytes_max: u64,
+}
+
+impl SpoolOptions {
+    /// Makes the folder, so that a start fails at once where it cannot be made.
+    ///
+    /// # Errors
+    /// `Spool`, where there is no such folder and it cannot be made.
+    pub fn prepare(&self) -> Result<(), OpenError> {
+        Ok(make_folder(&self.folder)?)
+    }
+}
+
+/// Why a spool could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    #[error("the database refused")]
+    Store(#[from] StoreError),
 }
 
 /// Records verifications.
 #[derive(Default)]
 pub struct Recorder {
-    gathered: Mutex<Gathered>,
-    /// Held by a flush from taking its batch to its commit: whoever flushes next finds everything before it written.
+    spool: Arc<Spool>,
+    /// The folder of the database's slots, once the spool is open.
+    folder: OnceLock<PathBuf>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+    /// Held by a flush to its end: whoever flushes next finds everything before it written.
     flushing: tokio::sync::Mutex<()>,
 }
 
+impl Drop for Recorder {
+    /// Ends the keeper, which puts everything on the disk once more.
+    fn drop(&mut self) {
+        self.spool.lock().closed = true;
+        self.spool.wake.notify_one();
+        if let Some(keeper) = self.keeper.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            // A keeper that panicked has said so; nothing is left to do.
+            let _ = keeper.join();
+        }
+    }
+}
+
 impl Recorder {
-    /// Takes one event. Never waits for anything but the lock of the counts.
-    pub fn record(&self, event: UsageEvent) {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).take_in(event);
+    /// Opens the spool: takes a slot of this database's folder, and takes over what waits in it. To be called before
+    /// the first event; usage before it would be kept in memory alone. Once it is open, a further call does nothing.
+    ///
+    /// # Errors
+    /// The store's, after which it can be tried again; `Spool` where the folder cannot be used.
+    pub async fn open(&self, store: &Store, options: &SpoolOptions) -> Result<(), OpenError> {
+        if self.folder.get().is_some() {
+            return Ok(());
+        }
+        let database = state::find_or_insert_database_id(store.write(), fresh_id()).await?;
+        let folder = options.folder.join(database.to_string());
+        make_folder(&folder)?;
+        let slot = Slot::take_first(&folder, fresh_id())?;
+        let applied = usage_spools::find_applied(store.write(), slot.id).await?;
+        let content = slot.content(applied).map_err(SpoolError::of(&folder))?;
+        if !content.waiting.is_empty() {
+            tracing::info!(segments = content.waiting.len(), "usage of an earlier run waits in the spool");
+        }
+        let needless = self.spool.lock().open(slot, content, options.bytes_max);
+        needless.iter().for_each(SegmentFile::remove);
+        let keeper = keeper::start(self.spool.clone()).map_err(SpoolError::of(&folder))?;
+        self.keeper.lock().unwrap_or_else(PoisonError::into_inner).replace(keeper);
+        let _ = self.folder.set(folder);
+        Ok(())
+    }
+
+    /// Records one verification. It is in the spool when this returns. May be called from any thread.
+    pub fn record(&self, event: &UsageEvent) {
+        self.spool.record_event(event);
     }
 
     /// Notes that a key was used as a caller's own credential, which is no verification and stands in no rollup.
     pub fn record_caller(&self, key: KeyId, time: Timestamp) {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).add_used(key, 1, time);
+        self.spool.record_used(key, time);
     }
 
-    /// Writes what has been gathered. If that fails, it is gathered again, and nothing is lost but details
-    /// beyond the bound. An answer that is lost after the commit went through would count the batch twice.
+    /// How the spool is doing.
+    pub fn status(&self) -> SpoolStatus {
+        self.spool.lock().status()
+    }
+
+    /// Writes everything that was recorded before this call. If that fails, it stays in the spool and nothing is lost.
     ///
     /// # Errors
-    /// The store's own.
+    /// The store's own. Whether the write happened does not matter: the next flush finds out.
     pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
         let _turn = self.flushing.lock().await;
-        let batch = mem::take(&mut *self.gathered.lock().unwrap_or_else(PoisonError::into_inner));
-        if batch.counts.is_empty() && batch.used.is_empty() {
+        // What is sealed goes first: while the database is away, the active segment is not sealed half empty.
+        self.write_sealed(store).await?;
+        self.spool.seal();
+        self.write_sealed(store).await
+    }
+
+    /// Writes and clears the slots of this database whose processes are gone.
+    ///
+    /// # Errors
+    /// The store's own; what could not be written stays where it is.
+    pub async fn adopt(&self, store: &Store) -> Result<(), StoreError> {
+        let Some(folder) = self.folder.get() else {
             return Ok(());
-        }
-        if batch.details_left_out > 0 {
-            tracing::warn!(count = batch.details_left_out, "rows of usage were left out; counts are exact");
-        }
-        let result = write(store, &batch).await;
-        if result.is_err() {
-            self.gathered.lock().unwrap_or_else(PoisonError::into_inner).put_back(batch);
-        }
-        result
-    }
-}
-
-impl Gathered {
-    fn take_in(&mut self, event: UsageEvent) {
-        let mut rollup = RollupKey {
-            key: event.key,
-            hour: event.time.start_of_hour(),
-            endpoint: event.endpoint.clone(),
-            outcome: event.outcome,
         };
-        if self.counts.len() >= COUNTS_MAX && !self.counts.contains_key(&rollup) {
-            OTHER_ENDPOINT.clone_into(&mut rollup.endpoint);
+        let slots = Slot::take_abandoned(folder, fresh_id).unwrap_or_else(|error| {
+            tracing::error!(error = %error, "the slots of the usage spool cannot be looked at");
+            Vec::new()
+        });
+        for slot in slots {
+            if let Err(error) = adopt_slot(store, &slot).await? {
+                tracing::error!(error = %error, "a slot of the usage spool cannot be read");
+            }
         }
-        *self.counts.entry(rollup).or_default() += 1;
-        if let (Some((key, _)), Outcome::Valid) = (event.key, event.outcome) {
-            self.add_used(key, 1, event.time);
-        }
-        self.keep_detail(event);
+        Ok(())
     }
 
-    fn put_back(&mut self, batch: Self) {
-        for (rollup, count) in batch.counts {
-            *self.counts.entry(rollup).or_default() += count;
-        }
-        for (key, (count, time)) in batch.used {
-            self.add_used(key, count, time);
-        }
-        for event in batch.details {
-            self.keep_detail(event);
+    /// Writes the segments that are sealed now, oldest first.
+    async fn write_sealed(&self, store: &Store) -> Result<(), StoreError> {
+        let end = self.spool.lock().next_number();
+        loop {
+            self.shrink().await;
+            let (slot, oldest) = {
+                let state = self.spool.lock();
+                let oldest = state.sealed.front().filter(|oldest| oldest.number < end).cloned();
+                let (Some(slot), Some(oldest)) = (state.slot.clone(), oldest) else {
+                    return Ok(());
+                };
+                (slot, oldest)
+            };
+            let written = write(store, slot.id, &oldest).await?;
+            let mut state = self.spool.lock();
+            let needless = match written {
+                Written::Stands { details_left_out } => state.settle(details_left_out),
+                Written::Unreadable => {
+                    state.give_up();
+                    None
+                }
+            };
+            drop(state);
+            needless.iter().for_each(SegmentFile::remove);
         }
     }
 
-    fn add_used(&mut self, key: KeyId, count: i64, time: Timestamp) {
-        let used = self.used.entry(key).or_insert((0, time));
-        *used = (used.0 + count, used.1.max(time));
-    }
-
-    /// Attempts with unknown secrets are counted and leave no row: strangers must not be able to fill the disk.
-    fn keep_detail(&mut self, event: UsageEvent) {
-        if event.key.is_none() {
-            return;
-        }
-        let bytes = DETAIL_BYTES_FIXED + text_bytes(&event);
-        if self.detail_bytes + bytes <= DETAIL_BYTES_MAX {
-            self.detail_bytes += bytes;
-            self.details.push(event);
-        } else {
-            self.details_left_out += 1;
+    async fn shrink(&self) {
+        let spool = self.spool.clone();
+        if let Err(error) = blocking(move || merge::shrink(&spool)).await {
+            tracing::error!(error = %error, "the usage spool cannot be made smaller");
         }
     }
 }
 
-fn text_bytes(event: &UsageEvent) -> usize {
-    let tags: usize = event.tags.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let texts = [&event.endpoint, &event.method, &event.client_address, &event.user_agent, &event.request_id];
-    tags + texts.iter().map(|text| text.len()).sum::<usize>()
+/// What became of a segment.
+enum Written {
+    Stands { details_left_out: u64 },
+    Unreadable,
 }
 
-async fn write(store: &Store, batch: &Gathered) -> Result<(), StoreError> {
-    let transaction = store.begin_usage().await?;
-    let details: Vec<(RecordId, UsageEvent)> =
-        batch.details.iter().map(|event| (RecordId::new(event.time, random::bytes()), event.clone())).collect();
-    usage::insert_events(&transaction, &details).await?;
-    let mut rollups: Vec<(RollupKey, i64)> = batch.counts.iter().map(|(key, count)| (key.clone(), *count)).collect();
-    // One order for all writers, so that two of them never wait for each other in a circle.
-    rollups.sort_by(|(a, _), (b, _)| a.order().cmp(&b.order()));
-    usage::add_rollups(&transaction, &rollups).await?;
-    let mut used: Vec<_> = batch.used.iter().collect();
-    used.sort_by_key(|(key, _)| **key);
-    for (key, (count, time)) in used {
-        api_keys::update_used(&transaction, *key, *count, *time).await?;
+async fn write(store: &Store, spool: RecordId, sealed: &Sealed) -> Result<Written, StoreError> {
+    let batch = match &sealed.place {
+        Place::Memory(batch) => batch.clone(),
+        Place::File(file) => {
+            let (file, number) = (file.clone(), sealed.number);
+            let Ok(batch) = blocking(move || read(&file, number)).await else {
+                return Ok(Written::Unreadable);
+            };
+            Arc::new(batch)
+        }
+    };
+    let rows = u32::try_from(batch.rows()).unwrap_or(u32::MAX);
+    let writing = writer::apply(store, spool, sealed.number, &batch);
+    // Given up in the middle, the transaction may stand or not; the number tells the next try.
+    let wrote = match tokio::time::timeout(APPLY_TIMEOUT + APPLY_TIMEOUT_ROW * rows, writing).await {
+        Ok(written) => written?,
+        Err(_) => return Err(StoreError::timed_out().of_commit()),
+    };
+    let left_out: i64 = batch.details().iter().map(|(_, weight)| weight - 1).sum();
+    Ok(Written::Stands { details_left_out: if wrote { u64::try_from(left_out).unwrap_or(0) } else { 0 } })
+}
+
+/// Sums a segment. One that cannot be read is put aside, so that it does not hold up those after it.
+fn read(file: &SegmentFile, number: i64) -> io::Result<Batch> {
+    let (records, seed) = file.records().inspect_err(|error| {
+        tracing::error!(number, error = %error, "the disk does not give a segment of the usage spool back");
+        put_aside(file);
+    })?;
+    let mut batch = Batch::default();
+    report(&batch.add_segment(&records, seed), number);
+    Ok(batch)
+}
+
+/// Writes what waits in a slot of a process that is gone, and takes its files away.
+async fn adopt_slot(store: &Store, slot: &Slot) -> Result<io::Result<()>, StoreError> {
+    let applied = usage_spools::find_applied(store.write(), slot.id).await?;
+    let content = match slot.content(applied) {
+        Ok(content) => content,
+        Err(error) => return Ok(Err(error)),
+    };
+    for waiting in content.waiting {
+        let file = waiting.2.clone();
+        match write(store, slot.id, &Sealed::of_file(waiting)).await? {
+            Written::Stands { .. } => file.remove(),
+            Written::Unreadable => {}
+        }
     }
-    commit(transaction).await
+    content.free.iter().for_each(SegmentFile::remove);
+    Ok(Ok(()))
+}
+
+/// Runs what waits for the disk where it holds up nobody else.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
+}
+
+/// An id that nothing else has.
+fn fresh_id() -> RecordId {
+    RecordId::from_bytes(random::bytes())
 }

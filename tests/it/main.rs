@@ -15,3 +15,4 @@ mod secrecy;
 mod server;
 mod store;
 mod structure;
+mod usage;

@@ -36,7 +36,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // The client of a running service: its messages, and the functions with which it recomputes the audit chain.
     ("cli", &["app", "config", "telemetry", "proto", "domain"]),
     // What runs in the background is a part of the composition root, in a file of its own.
-    ("jobs", &["service", "store"]),
+    ("jobs", &["service", "store", "usage"]),
     ("main", &["cli"]),
 ];
 
@@ -90,6 +90,7 @@ const STAYS_IN: &[(&str, &[&str], &str)] = &[
     ("redis", &["src/limits/redis.rs", "src/verify/redis.rs"], "the two adapters"),
     ("rand", &["src/random.rs"], "one door to randomness"),
     ("moka", &["src/verify/"], "the cache"),
+    ("memmap2", &["src/usage/mapping.rs"], "the one place with unsafe code"),
 ];
 
 /// Calls, and the one place that may make them.

@@ -1,4 +1,4 @@
-//! A row of `api_key_usage`: one recorded request. Empty text stands for "not known".
+//! A row of `api_key_usage`: one recorded request, and how many it stands for. Empty text stands for "not known".
 
 use sea_orm::entity::prelude::*;
 
@@ -23,6 +23,7 @@ pub struct Model {
     pub error_message: String,
     pub request_id: String,
     pub tags: String,
+    pub weight: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

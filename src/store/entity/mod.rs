@@ -10,3 +10,4 @@ pub mod organization;
 pub mod rate_limit_tracking;
 pub mod service_state;
 pub mod usage_rollup;
+pub mod usage_spool;

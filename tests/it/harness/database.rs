@@ -50,6 +50,11 @@ impl TestDatabase {
         self.folder.path()
     }
 
+    /// The folder in which servers of this database keep usage that waits: on SQLite where they would by themselves.
+    pub fn spool(&self) -> PathBuf {
+        self.folder.path().join("keystead.db-spool")
+    }
+
     /// Runs statements past the service and returns how many rows they changed.
     pub async fn raw_sql(&self, sql: &str) -> u64 {
         let connection = self.connect().await;
@@ -85,12 +90,14 @@ impl TestDatabase {
         Blocked(connection)
     }
 
-    /// Every byte of the database's files, write-ahead log included, for finding what must not be there.
+    /// Every byte of the database's files, write-ahead log and usage spool included, for finding what must not be
+    /// there.
     pub async fn bytes_at_rest(&self) -> Vec<u8> {
-        let folders = match self.engine {
+        let mut folders = match self.engine {
             Engine::Sqlite => vec![self.folder.path().to_path_buf()],
             Engine::Postgres => postgres().files_of(&self.name).await,
         };
+        folders.extend(folders_below(&self.spool()));
         let mut bytes = Vec::new();
         for folder in folders {
             for file in files_in(&folder) {
@@ -165,6 +172,16 @@ fn files_in(folder: &Path) -> Vec<PathBuf> {
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.is_file())
         .collect()
+}
+
+/// A folder that may not be there, and all that are in it.
+fn folders_below(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let inner = entries.map(|entry| entry.expect("an entry").path()).filter(|path| path.is_dir());
+    let inner: Vec<PathBuf> = inner.flat_map(|path| folders_below(&path)).collect();
+    [vec![folder.to_path_buf()], inner].concat()
 }
 
 /// Makes two tests, `NAME::sqlite` and `NAME::postgres`, of an async function that takes a

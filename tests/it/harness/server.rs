@@ -4,6 +4,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -21,12 +22,16 @@ const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The `keystead` command with no setting but the database, whatever this process's environment says.
 pub fn keystead_command(database: &TestDatabase) -> Command {
-    bare_command(&database.url)
+    let mut command = bare_command(&database.url);
+    // Not in the folder that the tests run in.
+    command.env("KEYSTEAD_USAGE_SPOOL", database.spool());
+    command
 }
 
 /// A `keystead serve` on a test's database.
 pub struct Server {
     database_url: String,
+    spool: PathBuf,
     arguments: Vec<String>,
     admin_secret: String,
     process: Option<Process>,
@@ -54,6 +59,7 @@ impl Server {
         let admin_secret = database.admin_secret().unwrap_or_else(|| initialise(database));
         let mut server = Self {
             database_url: database.url.clone(),
+            spool: database.spool(),
             arguments: arguments.iter().map(ToString::to_string).collect(),
             admin_secret,
             process: None,
@@ -184,6 +190,7 @@ impl Server {
         self.output.begin_process();
         let mut command = bare_command(&self.database_url);
         command.arg("serve").args(&self.arguments).env("KEYSTEAD_LISTEN", "127.0.0.1:0");
+        command.env("KEYSTEAD_USAGE_SPOOL", &self.spool);
         // Many servers share few cores here; tests about time set their own with a flag.
         command.env("KEYSTEAD_VERIFY_TIMEOUT_MS", "8000");
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

@@ -156,7 +156,7 @@ async fn an_update_of_a_key_that_is_gone_says_so(database: TestDatabase) {
     let gone = samples::key(world.acme.id);
     assert!(!keys::update(world.db(), &gone).await.expect("no fault"));
     assert!(!keys::update_revoked(world.db(), gone.id, &revocation(""), 2).await.expect("no fault"));
-    keys::update_used(world.db(), gone.id, 1, samples::NOW).await.expect("passed over");
+    keys::update_used(world.db(), &[(gone.id, 1, samples::NOW)]).await.expect("passed over");
     assert_eq!(keystead::store::key_counts::count_all(world.db(), world.acme.id).await.expect("a count"), 0);
 }
 
@@ -200,12 +200,36 @@ async fn use_adds_up_and_a_clock_that_steps_back_never_turns_the_last_use_back(d
     let key = world.add_key(|_| {}).await;
     let mut total = 0;
     for (requests, at, expected) in [(3, 10, 10), (1, 5, 10), (2, 20, 20), (1, 20, 20), (1, -99, 20)] {
-        keys::update_used(world.db(), key.id, requests, samples::seconds(at)).await.expect("an update");
+        keys::update_used(world.db(), &[(key.id, requests, samples::seconds(at))]).await.expect("an update");
         total += requests;
         let found = world.stored(&key).await;
         assert_eq!((found.request_count, found.last_used_time), (total, Some(samples::seconds(expected))));
         assert_eq!((found.etag, found.update_time), (key.etag, key.update_time), "use is no change");
     }
+}
+
+store_test!(use_of_more_keys_than_one_statement_takes_reaches_each_and_no_other);
+async fn use_of_more_keys_than_one_statement_takes_reaches_each_and_no_other(database: TestDatabase) {
+    let world = World::new(database).await;
+    let transaction = world.begin().await;
+    let mut keys = Vec::new();
+    for _ in 0..700 {
+        let key = samples::key(world.acme.id);
+        super::insert(&transaction, &key).await;
+        keys.push(key.id);
+    }
+    super::commit_all(transaction).await;
+    let unused = world.add_key(|_| {}).await;
+    keys.sort_unstable();
+    let used: Vec<_> = (1..).zip(&keys).map(|(at, id)| (*id, at, samples::seconds(at))).collect();
+    for _ in 0..2 {
+        keys::update_used(world.db(), &used).await.expect("an update");
+    }
+    let wrong = "SELECT count(*) FROM api_keys WHERE last_used_time_us - request_count * 500000 <> 1800000000000000";
+    assert_eq!(world.database.query_i64(wrong).await, 0, "the n-th key was used 2n times, the last time at second n");
+    assert_eq!(world.database.query_i64("SELECT count(*) FROM api_keys WHERE request_count > 0").await, 700);
+    assert_eq!(world.stored(&unused).await, unused);
+    keys::update_used(world.db(), &[]).await.expect("nothing to update");
 }
 
 store_test!(use_recorded_by_many_at_once_adds_up);
@@ -215,7 +239,7 @@ async fn use_recorded_by_many_at_once_adds_up(database: TestDatabase) {
     let tasks: Vec<_> = (0..30)
         .map(|at| {
             let (store, id) = (world.store.clone(), key.id);
-            tokio::spawn(async move { keys::update_used(store.write(), id, 2, samples::seconds(at)).await })
+            tokio::spawn(async move { keys::update_used(store.write(), &[(id, 2, samples::seconds(at))]).await })
         })
         .collect();
     for task in tasks {

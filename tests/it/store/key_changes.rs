@@ -140,7 +140,7 @@ async fn what_a_verification_does_not_see_tells_nothing(database: TestDatabase) 
         assert_eq!(told, [], "{assignment}");
     }
     credits::spend(world.db(), key.id, 1, samples::NOW).await.expect("spent");
-    keys::update_used(world.db(), key.id, 5, samples::NOW).await.expect("an update");
+    keys::update_used(world.db(), &[(key.id, 5, samples::NOW)]).await.expect("an update");
     let values = "name = 'x', slug = 'y', email = 'z@z', plan = 'pro', max_keys = 1, secret_prefix = 'ab',
                   metadata = '{\"a\":\"b\"}', update_time_us = 5, etag = 9";
     reader.after(&format!("UPDATE organizations SET {values} WHERE id = '{}'", world.acme.id)).await;

@@ -64,7 +64,7 @@ async fn statistics_tell_status_by_the_clock_and_use_of_one_organization_alone(d
     let revoked = world.add_key(|key| key.stored_status = StoredStatus::Revoked).await;
     let foreign = world.add_key(|key| key.organization_id = other.id).await;
     for (key, requests, at) in [(&used, 5, 10), (&revoked, 2, 30), (&foreign, 100, 99)] {
-        keys::update_used(world.db(), key.id, requests, samples::seconds(at)).await.expect("an update");
+        keys::update_used(world.db(), &[(key.id, requests, samples::seconds(at))]).await.expect("an update");
     }
 
     let control = world.store.control();

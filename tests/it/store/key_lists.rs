@@ -183,7 +183,7 @@ async fn unused_since_shows_what_was_never_used_or_not_from_that_moment_on(datab
     for (name, used) in [("never", None), ("long ago", Some(-100)), ("just now", Some(0))] {
         let key = world.add_named(name).await;
         if let Some(used) = used {
-            keys::update_used(world.db(), key.id, 1, samples::seconds(used)).await.expect("an update");
+            keys::update_used(world.db(), &[(key.id, 1, samples::seconds(used))]).await.expect("an update");
         }
     }
     let since = |at| move |filter: &mut KeyFilter| filter.unused_since = Some(samples::seconds(at));
@@ -224,7 +224,7 @@ async fn filters_together_show_what_passes_all_of_them(database: TestDatabase) {
             (key.name, key.owner_id, key.expire_time) = ("Wanted three".to_owned(), ann.clone(), soon);
         })
         .await;
-    keys::update_used(world.db(), used.id, 1, samples::NOW).await.expect("an update");
+    keys::update_used(world.db(), &[(used.id, 1, samples::NOW)]).await.expect("an update");
     let all = |filter: &mut KeyFilter| {
         filter.status = Some(KeyStatus::Active);
         filter.environment = Some(Environment::Live);

@@ -4,7 +4,19 @@ use keystead::domain::audit::AuditHead;
 use keystead::store::{StoreError, state};
 
 use super::{World, commit_all};
-use crate::harness::{TestDatabase, store_test};
+use crate::harness::{TestDatabase, samples, store_test};
+
+store_test!(the_first_id_of_a_database_stands);
+async fn the_first_id_of_a_database_stands(database: TestDatabase) {
+    let world = World::new(database).await;
+    let first = samples::record_id();
+    for fresh in [first, samples::record_id()] {
+        assert_eq!(state::find_or_insert_database_id(world.db(), fresh).await.expect("an id"), first);
+    }
+    world.database.raw_sql("UPDATE service_state SET value = 'nonsense' WHERE name = 'database_id'").await;
+    let unreadable = state::find_or_insert_database_id(world.db(), first).await;
+    assert!(matches!(unreadable, Err(StoreError::Corrupt(_))), "{unreadable:?}");
+}
 
 store_test!(the_first_page_token_key_stands_for_every_restart);
 async fn the_first_page_token_key_stands_for_every_restart(database: TestDatabase) {

@@ -211,7 +211,7 @@ async fn errors_come_most_frequent_first_of_one_subject_and_span(database: TestD
     ] {
         let mut event = event(Some(key), Timestamp::from_micros(hour(0).micros() + at * 1_000_000));
         code.clone_into(&mut event.request_id);
-        events.push((samples::record_id(), event));
+        events.push((samples::record_id(), event, 1));
     }
     usage::insert_events(world.db(), &events).await.expect("written");
     // ReportUsage writes the code in a later issue; the request id carries it here.
@@ -230,7 +230,7 @@ async fn a_row_of_detail_holds_what_was_recorded(database: TestDatabase) {
     let world = World::new(database).await;
     let key = subject(world.acme.id);
     let unknown = UsageEvent { tags: BTreeMap::new(), outcome: Outcome::NotFound, ..event(None, samples::NOW) };
-    let events = [(samples::record_id(), event(Some(key), samples::NOW)), (samples::record_id(), unknown)];
+    let events = [(samples::record_id(), event(Some(key), samples::NOW), 1), (samples::record_id(), unknown, 1)];
     usage::insert_events(world.db(), &[]).await.expect("nothing to write");
     usage::insert_events(world.db(), &events).await.expect("written");
     let columns = "key_id || '|' || organization_id || '|' || outcome || '|' || endpoint || '|' || method || '|' ||
@@ -250,7 +250,7 @@ store_test!(batches_beyond_one_statement_are_written_whole);
 async fn batches_beyond_one_statement_are_written_whole(database: TestDatabase) {
     let world = World::new(database).await;
     let key = subject(world.acme.id);
-    let events: Vec<_> = (0..1203).map(|_| (samples::record_id(), event(Some(key), samples::NOW))).collect();
+    let events: Vec<_> = (0..1203).map(|_| (samples::record_id(), event(Some(key), samples::NOW), 1)).collect();
     let rollups: Vec<_> = (0..1203).map(|at| (rollup(Some(key), 0, &format!("/{at}"), Outcome::Valid), 1)).collect();
     let transaction = world.store.begin_usage().await.expect("a transaction begins");
     usage::insert_events(&transaction, &events).await.expect("written");
@@ -289,7 +289,7 @@ async fn deleting_an_organizations_usage_leaves_everybody_elses(database: TestDa
     let (own, foreign) = (subject(world.acme.id), subject(nobody()));
     for key in [Some(own), Some(foreign), None] {
         add(&world, &[(rollup(key, 0, "/a", Outcome::Valid), 1)]).await;
-        let events = [(samples::record_id(), event(key, samples::NOW))];
+        let events = [(samples::record_id(), event(key, samples::NOW), 1)];
         usage::insert_events(world.db(), &events).await.expect("written");
     }
     usage::delete_of_organization(world.db(), world.acme.id).await.expect("deleted");
