@@ -12,11 +12,14 @@ pub mod organization;
 pub mod outcome;
 pub mod page;
 pub mod permission;
+pub mod response_times;
 pub mod scope;
 pub mod secret;
 pub mod text;
 pub mod time;
 pub mod usage;
+pub mod usage_report;
+pub mod usage_span;
 
 /// Why a value was refused, in words for the person who sent it.
 ///

@@ -29,7 +29,11 @@ const POSTGRES_TABLES: &str = "SELECT count(*) FROM information_schema.tables
     WHERE table_schema = 'public' AND table_name <> 'seaql_migrations'";
 
 /// What each migration's loss says, and the tables that go with it; newest first.
-const LOSSES: [(&str, &[&str]); 4] = [
+const LOSSES: [(&str, &[&str]); 5] = [
+    (
+        "sums of usage by day and month",
+        &["usage_totals", "usage_consumers", "usage_errors", "usage_response_times", "usage_reports"],
+    ),
     ("the change feed", &["key_changes", "change_counter"]),
     ("all audit events", &["audit_events"]),
     ("all usage", &["api_key_usage", "usage_rollups", "rate_limit_tracking"]),
@@ -59,7 +63,7 @@ async fn an_empty_database_gets_every_table_and_a_second_up_changes_nothing(data
 
     let applied = migrate::up(&options).await.expect("up");
     assert_eq!(applied, before.iter().map(|migration| migration.name.clone()).collect::<Vec<_>>());
-    assert_eq!(table_count(&database).await, 10);
+    assert_eq!(table_count(&database).await, 15);
     let after = migrate::status(&options).await.expect("a status");
     assert!(after.iter().all(|migration| migration.applied), "{after:?}");
 
@@ -130,7 +134,7 @@ async fn organizations_and_keys_outlive_every_other_migration_and_the_chain_begi
     super::commit_all(transaction).await;
     let options = options(&world.database);
 
-    migrate::down(&options, 3).await.expect("down");
+    migrate::down(&options, 4).await.expect("down");
     migrate::up(&options).await.expect("up again");
 
     assert_eq!(world.stored(&key).await, key);
@@ -188,7 +192,7 @@ async fn a_migration_that_fails_half_way_leaves_nothing_behind_and_can_be_repeat
     let options = options(&database);
     migrate::up(&options).await.expect("up");
     let whole = schema(&database).await;
-    migrate::down(&options, 4).await.expect("down");
+    migrate::down(&options, 5).await.expect("down");
     // In the way of the first migration's third table.
     database.raw_sql("CREATE TABLE api_keys (id text)").await;
 
@@ -197,7 +201,7 @@ async fn a_migration_that_fails_half_way_leaves_nothing_behind_and_can_be_repeat
     assert_eq!(table_count(&database).await, 1, "only what stood in the way");
 
     database.raw_sql("DROP TABLE api_keys").await;
-    assert_eq!(migrate::up(&options).await.expect("up").len(), 4);
+    assert_eq!(migrate::up(&options).await.expect("up").len(), 5);
     assert_eq!(schema(&database).await, whole);
 }
 

@@ -20,6 +20,9 @@ mod records;
 mod revisions;
 mod state;
 mod usage;
+mod usage_plans;
+mod usage_reports;
+mod usage_sums;
 
 use keystead::domain::{
     ids::OrganizationId,
