@@ -173,8 +173,8 @@ mod tests {
     #[test]
     fn what_is_hatched_always_shows_and_is_all_that_has_colour() {
         assert_eq!(draw(&[bar("x", 1_000_000, 1)], plain(21)), "x  1,000,001  ██████░\n");
-        let coloured = Screen { columns: 9, coloured: true };
-        assert_eq!(draw(&[bar("x", 1, 1), bar("y", 1, 0)], coloured), "x  2  ██\u{1b}[31m░\u{1b}[0m\ny  1  ██\n");
+        let coloured = Screen { columns: 10, coloured: true };
+        assert_eq!(draw(&[bar("x", 1, 1), bar("y", 1, 0)], coloured), "x  2  ██\u{1b}[31m░░\u{1b}[0m\ny  1  ██\n");
     }
 
     #[test]

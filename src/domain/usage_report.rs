@@ -7,9 +7,12 @@ use super::{ids::KeyId, key::stored_enum, time::Timestamp};
 
 /// How far ahead of the service's clock the time of a report may be.
 pub const REPORT_AHEAD_MAX: Duration = Duration::from_mins(5);
-/// How old a request may be when it is reported: 30 days. For as long it is remembered which reports have been
-/// counted, so that no repeat of one that states its time is counted twice.
+/// How old a request may be when it is reported: 30 days.
 pub const REPORT_AGE_MAX: Duration = Duration::from_hours(30 * 24);
+/// How long it is remembered that a report has been counted, from its time or its arrival, whichever is later. Longer
+/// than a report may be old, by a day for clocks that differ or step back: so no repeat of a report that states its
+/// time is counted twice.
+pub const REPORT_KEPT: Duration = Duration::from_hours(31 * 24);
 /// The most reports in one call.
 pub const REPORTS_MAX: usize = 1000;
 /// The most tokens, and the highest cost in millionths of a US dollar, of one request.

@@ -2,7 +2,7 @@
 //!
 //! In reading order: `server` (settings and services), `listener` and `tls` (connections), `call_log` (the one line
 //! per call, and what tonic refuses by itself, with `methods` and `until_stopped`), `codec` (one member per oneof), `calls` (caller, deadline, error), then the services, and
-//! `fields`, `decode_*`, `encode` and `status` for what crosses the wire. `health` tells whether we are ready.
+//! `fields`, `decode_*`, `encode*` and `status` for what crosses the wire. `health` tells whether we are ready.
 //! tonic and prost types stay here.
 
 mod audit_service;

@@ -212,8 +212,8 @@ impl<const N: usize> Sums<N> {
     }
 }
 
-/// Deletes all usage of an organization, in the order in which it is written. Which keys have reported is told by
-/// their sums, so these go last.
+/// Deletes all usage of an organization. Sums by key go last: they tell which keys there were, of whom errors, response
+/// times and counted reports know the key alone.
 pub async fn delete_of_organization(db: &impl ConnectionTrait, id: OrganizationId) -> Result<(), StoreError> {
     let id = id.to_string();
     let keys = consumer::Entity::find()

@@ -47,7 +47,7 @@ pub async fn insert_new(
 
 /// Forgets reports from before `before`, oldest first, a bounded number in each statement; says how many.
 ///
-/// `before` must be at least [`crate::domain::usage_report::REPORT_AGE_MAX`] ago, or a repeat may be counted twice.
+/// `before` must be at least [`crate::domain::usage_report::REPORT_KEPT`] ago, or a repeat may be counted twice.
 /// Run it outside of a transaction, so that others write between two statements.
 pub async fn prune(db: &impl ConnectionTrait, before: Timestamp) -> Result<u64, StoreError> {
     let identity = || Expr::tuple([Expr::col(Column::KeyId), Expr::col(Column::RequestId)]);

@@ -6,7 +6,7 @@ use keystead::random;
 use keystead::store::{commit, usage_reports};
 
 use super::World;
-use crate::harness::{TestDatabase, samples, store_test};
+use crate::harness::{Engine, TestDatabase, samples, store_test, wait_until};
 
 fn key() -> KeyId {
     KeyId::new(samples::NOW, random::bytes())
@@ -72,6 +72,39 @@ async fn transactions_that_name_the_same_reports_at_once_share_them_out_and_all_
     }
     assert_eq!(new, 200, "each is new once");
     assert_eq!(count(&world).await, 200);
+}
+
+/// On PostgreSQL alone: SQLite has one writer at a time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_that_name_the_same_reports_in_opposite_orders_never_wait_in_a_circle() {
+    let world = World::new(TestDatabase::new(Engine::Postgres).await).await;
+    let key = key();
+    // Who names the middle one waits for this transaction, with all that stands before it already noted.
+    let middle = world.begin().await;
+    usage_reports::insert_new(&middle, &[(key, "m", samples::NOW)]).await.expect("written");
+    let tasks: Vec<_> = [["a", "m", "z"], ["z", "m", "a"]]
+        .into_iter()
+        .map(|ids| {
+            let store = world.store.clone();
+            tokio::spawn(async move {
+                let transaction = store.begin().await.expect("a transaction begins");
+                let reports = ids.map(|id| (key, id, samples::NOW));
+                let new = usage_reports::insert_new(&transaction, &reports).await.expect("no deadlock");
+                commit(transaction).await.expect("a commit");
+                new.len()
+            })
+        })
+        .collect();
+    wait_until("both to wait", async || {
+        world.database.query_i64("SELECT count(*) FROM pg_locks WHERE NOT granted").await == 2
+    })
+    .await;
+    commit(middle).await.expect("a commit");
+    let mut new = 0;
+    for task in tasks {
+        new += task.await.expect("no panic");
+    }
+    assert_eq!(new, 2);
 }
 
 store_test!(pruning_forgets_what_is_older_and_nothing_else);

@@ -283,6 +283,8 @@ async fn amounts_beyond_64_bits_stay_at_the_largest_number_and_stop_nothing(data
     for hour in [0, 0, 1, 900, 900] {
         usage::add_reports(world.db(), &costly(hour)).await.expect("written");
     }
+    // As a whole number: SQLite would go on with a fraction where a sum overflows.
+    assert_eq!(world.database.query_i64("SELECT max(tokens) FROM usage_rollups").await, i64::MAX);
     let span = UsageSpan { start: at(0), end: at(HOURS), nothing_from: Timestamp::LAST };
     for subject in [UsageSubject::Organization(world.acme.id), UsageSubject::Key(key)] {
         let found = usage_sums::list_endpoints(world.store.control(), subject, &span, 10).await.expect("sums");
