@@ -14,7 +14,8 @@ mod m20261121_000001_organizations_and_keys;
 mod m20261121_000002_usage_and_limits;
 mod m20261121_000003_audit;
 mod m20261121_000004_change_feed;
-mod m20261121_000007_usage_spool;
+mod m20261121_000005_usage_totals;
+mod m20261121_000006_usage_spool;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -27,7 +28,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000002_usage_and_limits::Migration),
             Box::new(m20261121_000003_audit::Migration),
             Box::new(m20261121_000004_change_feed::Migration),
-            Box::new(m20261121_000007_usage_spool::Migration),
+            Box::new(m20261121_000005_usage_totals::Migration),
+            Box::new(m20261121_000006_usage_spool::Migration),
         ]
     }
 }
@@ -44,7 +46,11 @@ pub fn losses(name: &str) -> &'static str {
         "m20261121_000002_usage_and_limits" => "all usage, raw and summed, and what limits have counted",
         "m20261121_000003_audit" => "all audit events and the head of their chain",
         "m20261121_000004_change_feed" => "the change feed and its revision: replicas start from an empty cache",
-        "m20261121_000007_usage_spool" => {
+        "m20261121_000005_usage_totals" => {
+            "sums of usage by day and month (made anew by going up), and for good: error codes, response times, and \
+             which reports have been counted"
+        }
+        "m20261121_000006_usage_spool" => {
             "how many requests a row of usage stands for, and what of each usage spool has been written: usage that \
              waits in a spool may be counted twice"
         }

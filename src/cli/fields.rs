@@ -129,9 +129,8 @@ pub(super) fn totals(totals: &UsageTotals) -> Fields {
     ]
 }
 
-/// The parts of a usage answer, each a list of records.
+/// The parts of a usage answer that tables show, each a list of records.
 pub(super) struct UsageParts {
-    pub(super) series: Vec<Fields>,
     pub(super) by_endpoint: Vec<Fields>,
     pub(super) by_outcome: Vec<Fields>,
     pub(super) by_error: Vec<Fields>,
@@ -144,13 +143,9 @@ pub(super) fn usage_parts(answer: &UsageStatsResponse) -> UsageParts {
         fields.extend(sums.map(totals).unwrap_or_default());
         fields
     };
-    let points = answer.series.iter();
     let endpoints = answer.by_endpoint.iter();
     let keys = answer.top_consumers.iter();
     UsageParts {
-        series: points
-            .map(|point| with_totals(vec![("start_time", moment(point.start_time.as_ref()))], point.totals.as_ref()))
-            .collect(),
         by_endpoint: endpoints
             .map(|part| with_totals(vec![("endpoint", json!(part.endpoint))], part.totals.as_ref()))
             .collect(),

@@ -1,12 +1,13 @@
 //! The command line: the tree of commands, and what each exit code means.
 //!
-//! One file per command; `client.rs` reaches a running service, `output.rs` prints, `failure.rs` says what went
+//! One file per command; `client.rs` reaches a running service, `output.rs` prints, `chart.rs` draws, `failure.rs` says what went
 //! wrong, `values.rs` and `fields.rs` go from text to messages and back. Nothing here decides about keys: `serve`,
 //! `init` and `migrate` call `app`, all other commands call the service. Invariant: a secret is never taken as an
 //! argument, where a process list would show it.
 
 mod audit;
 mod audit_chain;
+mod chart;
 mod client;
 mod failure;
 mod fields;

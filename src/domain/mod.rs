@@ -13,6 +13,7 @@ pub mod outcome;
 pub mod page;
 pub mod permission;
 pub mod record;
+pub mod response_times;
 #[cfg(test)]
 pub mod samples;
 pub mod scope;
@@ -20,6 +21,8 @@ pub mod secret;
 pub mod text;
 pub mod time;
 pub mod usage;
+pub mod usage_report;
+pub mod usage_span;
 
 /// Why a value was refused, in words for the person who sent it.
 ///

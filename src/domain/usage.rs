@@ -6,7 +6,9 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     ids::{KeyId, OrganizationId},
     outcome::Outcome,
-    time::{DAY_US, HOUR_US, Timestamp},
+    response_times::ResponseTimes,
+    time::Timestamp,
+    usage_span::Granularity,
 };
 
 /// One answered verification. Unknown secrets are attempts too: they have neither key nor organization.
@@ -30,36 +32,6 @@ pub enum UsageSubject {
     Key(KeyId),
 }
 
-/// The width of the buckets of a series, UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Granularity {
-    Hour,
-    Day,
-    Month,
-}
-
-impl Granularity {
-    /// The start of the bucket that `time` falls in.
-    #[must_use]
-    pub fn bucket_of(self, time: Timestamp) -> Timestamp {
-        match self {
-            Self::Hour => time.start_of_hour(),
-            Self::Day => time.start_of_day(),
-            Self::Month => time.start_of_month(),
-        }
-    }
-
-    /// The start of the bucket after the one that `time` falls in.
-    #[must_use]
-    pub fn next_bucket(self, time: Timestamp) -> Timestamp {
-        match self {
-            Self::Hour => Timestamp::from_micros(time.start_of_hour().micros() + HOUR_US),
-            Self::Day => Timestamp::from_micros(time.start_of_day().micros() + DAY_US),
-            Self::Month => time.start_of_next_month(),
-        }
-    }
-}
-
 /// What a caller asks of usage: sums over `[start, end)`.
 #[derive(Debug, Clone)]
 pub struct UsageQuestion {
@@ -71,7 +43,7 @@ pub struct UsageQuestion {
     pub top: u64,
 }
 
-/// Sums over some span.
+/// Sums over some span. None overflows: what is too large for 64 bits stays at the largest number.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UsageTotals {
     pub verifications: i64,
@@ -92,33 +64,52 @@ impl UsageTotals {
 
     /// Adds other sums to these.
     pub fn add(&mut self, other: &Self) {
-        self.verifications += other.verifications;
-        self.valid += other.valid;
-        self.requests_reported += other.requests_reported;
-        self.errors += other.errors;
-        self.response_time_sum += other.response_time_sum;
-        self.tokens += other.tokens;
-        self.cost_micro_usd += other.cost_micro_usd;
+        let add = |sum: &mut i64, other: i64| *sum = sum.saturating_add(other);
+        add(&mut self.verifications, other.verifications);
+        add(&mut self.valid, other.valid);
+        add(&mut self.requests_reported, other.requests_reported);
+        add(&mut self.errors, other.errors);
+        self.response_time_sum = self.response_time_sum.saturating_add(other.response_time_sum);
+        add(&mut self.tokens, other.tokens);
+        add(&mut self.cost_micro_usd, other.cost_micro_usd);
     }
 }
 
-/// The sums of one key.
+/// The usage of something: sums, and how its response times were spread.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub totals: UsageTotals,
+    pub response_times: ResponseTimes,
+}
+
+impl Usage {
+    /// The mean response time of the reports that state one; `None` where none does.
+    #[must_use]
+    pub fn response_time_mean(&self) -> Option<Duration> {
+        let count = u128::try_from(self.response_times.count()).ok().filter(|count| *count > 0)?;
+        let micros = self.totals.response_time_sum.as_micros() / count;
+        u64::try_from(micros).ok().map(Duration::from_micros)
+    }
+}
+
+/// The usage of one key.
 #[derive(Debug, Clone)]
 pub struct Consumer {
     pub key_id: KeyId,
     pub name: String,
-    pub totals: UsageTotals,
+    pub usage: Usage,
 }
 
 /// The answer to a usage question.
 #[derive(Debug, Clone, Default)]
 pub struct UsageStats {
-    pub totals: UsageTotals,
+    pub usage: Usage,
     /// Every bucket of the span, empty ones included, oldest first.
-    pub series: Vec<(Timestamp, UsageTotals)>,
+    pub series: Vec<(Timestamp, Usage)>,
     /// Most used first.
-    pub by_endpoint: Vec<(String, UsageTotals)>,
+    pub by_endpoint: Vec<(String, Usage)>,
     pub by_outcome: Vec<(Outcome, i64)>,
+    /// By error code; empty for errors without one. Most frequent first.
     pub by_error: Vec<(String, i64)>,
     /// Most used first.
     pub top_consumers: Vec<Consumer>,

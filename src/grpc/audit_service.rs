@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{calls::Calls, decode_usage, encode};
+use super::{calls::Calls, decode_audit, encode};
 use crate::{
     domain::permission::Permission,
     proto::v1::{self, audit_service_server::AuditService},
@@ -16,7 +16,7 @@ impl AuditService for Calls {
         request: Request<v1::ListAuditEventsRequest>,
     ) -> Result<Response<v1::ListAuditEventsResponse>, Status> {
         self.call(request, Permission::AuditRead, |context, call, request, record| async move {
-            let (filter, size, token) = decode_usage::decode_audit_list(&request)?;
+            let (filter, size, token) = decode_audit::decode_audit_list(&request)?;
             if let Some(id) = filter.organization_id {
                 record.organization(id);
             }

@@ -32,10 +32,14 @@ const LIMIT_NAMES_MAX: usize = 100;
 const TAGS_MAX: usize = 20;
 /// The most verifications in one call.
 const BATCH_MAX: usize = 1000;
-const ENDPOINT_LENGTH_MAX: usize = 256;
-const METHOD_LENGTH_MAX: usize = 16;
-const USER_AGENT_LENGTH_MAX: usize = 512;
-const REQUEST_ID_LENGTH_MAX: usize = 128;
+/// The longest endpoint, in characters, here and in reports of usage.
+pub(super) const ENDPOINT_LENGTH_MAX: usize = 256;
+/// The longest method, in characters, here and in reports of usage.
+pub(super) const METHOD_LENGTH_MAX: usize = 16;
+/// The longest user agent, in characters, here and in reports of usage.
+pub(super) const USER_AGENT_LENGTH_MAX: usize = 512;
+/// The longest id of a request, in characters, here and in reports of usage.
+pub(super) const REQUEST_ID_LENGTH_MAX: usize = 128;
 
 /// One list to read: filter, page size, page token.
 pub type KeyList = (KeyFilter, u64, PageToken);

@@ -11,7 +11,6 @@ use crate::{
         outcome::Outcome,
         scope::Scope,
         time::Timestamp,
-        usage::{UsageStats, UsageTotals},
     },
     proto::v1,
     service::{CountedOrganization, Verified},
@@ -115,66 +114,13 @@ pub fn encode_audit_event(event: SealedEvent) -> v1::AuditEvent {
     }
 }
 
-/// Sums of usage.
-pub fn encode_usage(stats: UsageStats) -> v1::UsageStatsResponse {
-    v1::UsageStatsResponse {
-        totals: Some(encode_totals(&stats.totals)),
-        series: stats
-            .series
-            .iter()
-            .map(|(start, totals)| v1::UsagePoint {
-                start_time: Some(encode_time(*start)),
-                totals: Some(encode_totals(totals)),
-            })
-            .collect(),
-        by_endpoint: stats
-            .by_endpoint
-            .into_iter()
-            .map(|(endpoint, totals)| v1::UsageByEndpoint { endpoint, totals: Some(encode_totals(&totals)) })
-            .collect(),
-        by_outcome: stats
-            .by_outcome
-            .into_iter()
-            .map(|(outcome, count)| v1::UsageByOutcome { outcome: encode_outcome(outcome).into(), count })
-            .collect(),
-        by_error: stats
-            .by_error
-            .into_iter()
-            .map(|(error_code, count)| v1::UsageByError { error_code, count })
-            .collect(),
-        top_consumers: stats
-            .top_consumers
-            .into_iter()
-            .map(|consumer| v1::UsageByKey {
-                key_id: consumer.key_id.to_string(),
-                name: consumer.name,
-                totals: Some(encode_totals(&consumer.totals)),
-            })
-            .collect(),
-    }
-}
-
-/// Response times come with `ReportUsage`; without any, their statistics are absent.
-fn encode_totals(totals: &UsageTotals) -> v1::UsageTotals {
-    v1::UsageTotals {
-        verifications: totals.verifications,
-        valid: totals.valid,
-        denied: totals.denied(),
-        requests_reported: totals.requests_reported,
-        errors: totals.errors,
-        tokens: totals.tokens,
-        cost_micro_usd: totals.cost_micro_usd,
-        ..Default::default()
-    }
-}
-
 /// A moment.
 pub fn encode_time(time: Timestamp) -> prost_types::Timestamp {
     let (seconds, nanos) = time.to_parts();
     prost_types::Timestamp { seconds, nanos }
 }
 
-fn encode_span(span: Duration) -> prost_types::Duration {
+pub(super) fn encode_span(span: Duration) -> prost_types::Duration {
     prost_types::Duration {
         seconds: i64::try_from(span.as_secs()).unwrap_or(i64::MAX),
         nanos: i32::try_from(span.subsec_nanos()).unwrap_or(0),
@@ -253,7 +199,7 @@ const fn encode_reason(reason: RevocationReason) -> v1::RevocationReason {
     }
 }
 
-const fn encode_outcome(outcome: Outcome) -> v1::Outcome {
+pub(super) const fn encode_outcome(outcome: Outcome) -> v1::Outcome {
     match outcome {
         Outcome::NotFound => v1::Outcome::NotFound,
         Outcome::Revoked => v1::Outcome::Revoked,

@@ -175,7 +175,7 @@ impl Fields {
 }
 
 /// Reads a span that is not negative.
-fn parse_span(span: &prost_types::Duration) -> Result<Duration, Invalid> {
+pub(super) fn parse_span(span: &prost_types::Duration) -> Result<Duration, Invalid> {
     let refused = || Invalid::new("must be a span that is not negative");
     let seconds = u64::try_from(span.seconds).map_err(|_| refused())?;
     let nanos = u32::try_from(span.nanos).ok().filter(|nanos| *nanos < 1_000_000_000).ok_or_else(refused)?;

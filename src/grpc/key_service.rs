@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{call_log::CallRecord, calls::Calls, decode_key, decode_usage, encode};
+use super::{call_log::CallRecord, calls::Calls, decode_key, decode_usage, encode, encode_usage};
 use crate::{
     domain::{permission::Permission, usage::UsageSubject},
     proto::v1::{self, key_service_server::KeyService},
@@ -160,7 +160,7 @@ impl KeyService for Calls {
                 UsageSubject::Organization(id) => record.organization(id),
                 UsageSubject::Key(id) => record.key_id(id),
             }
-            Ok(encode::encode_usage(service::usage_stats(&context, &call, &question).await?))
+            Ok(encode_usage::encode_stats(service::usage_stats(&context, &call, &question).await?))
         })
         .await
     }
@@ -169,6 +169,10 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::ReportUsageRequest>,
     ) -> Result<Response<v1::ReportUsageResponse>, Status> {
-        self.unimplemented(request, Permission::UsageReport, "ReportUsage").await
+        self.call(request, Permission::UsageReport, |context, call, request, _| async move {
+            let reports = decode_usage::decode_report(request, context.clock.now())?;
+            Ok(encode_usage::encode_reported(service::report_usage(&context, &call, reports).await?))
+        })
+        .await
     }
 }

@@ -17,6 +17,7 @@ mod init;
 mod list_audit_events;
 mod list_keys;
 mod list_organizations;
+mod report_usage;
 mod revoke_key;
 mod rotate_key;
 mod set_organization_active;
@@ -54,6 +55,7 @@ pub use self::{
     list_audit_events::list_audit_events,
     list_keys::list_keys,
     list_organizations::list_organizations,
+    report_usage::report_usage,
     revoke_key::{RevokeKey, revoke_key},
     rotate_key::{RotateKey, RotatedKey, rotate_key},
     set_organization_active::set_organization_active,

@@ -2,6 +2,8 @@
 //! Every query that serves a caller starts from `in_reach`, which carries the tenant. Digests go in and never come
 //! out, but for the one that an eviction needs.
 
+use std::collections::BTreeMap;
+
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, Condition, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
@@ -166,6 +168,26 @@ pub async fn find_names(
         }
     }
     Ok(names)
+}
+
+/// The organizations of those of these keys that exist for the caller.
+pub async fn find_owners(
+    db: &impl ConnectionTrait,
+    reach: Reach,
+    ids: &[KeyId],
+) -> Result<BTreeMap<KeyId, OrganizationId>, StoreError> {
+    let select = in_reach(reach)
+        .select_only()
+        .columns([Column::Id, Column::OrganizationId])
+        .filter(Column::Id.is_in(ids.iter().map(ToString::to_string)));
+    let mut owners = BTreeMap::new();
+    for found in db.query_all(select.as_query()).await? {
+        let (id, owner): (String, String) = (found.try_get("", "id")?, found.try_get("", "organization_id")?);
+        if let (Ok(id), Ok(owner)) = (KeyId::parse(&id), OrganizationId::parse(&owner)) {
+            owners.insert(id, owner);
+        }
+    }
+    Ok(owners)
 }
 
 /// One page of an organization's keys, newest first.

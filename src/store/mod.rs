@@ -1,5 +1,5 @@
 //! The database: a file of queries for each table, on SQLite and PostgreSQL alike; `api_keys` has `key_counts`,
-//! `key_records`, `rotations` and `credits` beside it.
+//! `key_records`, `rotations` and `credits` beside it, and usage is written by one file and summed by another.
 //!
 //! Contract: `find_` gives an option, `list_` a page, `insert_` may conflict, `update_` and `delete_` say whether a
 //! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
@@ -23,8 +23,11 @@ pub mod rotations;
 mod rows;
 pub mod state;
 pub mod usage;
+mod usage_added;
+pub mod usage_reports;
 pub mod usage_retention;
 pub mod usage_spools;
+pub mod usage_sums;
 
 use sea_orm::{
     DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait as _,

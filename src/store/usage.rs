@@ -1,29 +1,44 @@
-//! Queries over `api_key_usage` and `usage_rollups`: writing what was recorded, and summing it.
-//! Sums come from rollups alone, but for error codes; what was asked for is grouped by the database, so that an
-//! answer costs memory for its buckets and not for its events.
+//! Writing usage: rows of detail into `api_key_usage`, and counts into every table of sums at once.
+//!
+//! Sums are kept per key and hour (`usage_rollups`), per organization and hour, day and month (`usage_totals`), per
+//! key and day and month (`usage_consumers`), and what only reports have per organization and key and hour, day and
+//! month (`usage_errors`, `usage_response_times`); `usage_sums.rs` reads them.
+//! Invariant: all of them say the same, so they are written in one transaction, tables and rows in one order for all
+//! writers, so that two of them never wait for each other in a circle. Call one `add_` once per transaction.
+
+use std::time::Duration;
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, Condition, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QueryResult,
-    QuerySelect as _, QueryTrait as _, Select,
-    sea_query::{Expr, ExprTrait as _, OnConflict, Order, SimpleExpr},
+    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QuerySelect as _, QueryTrait as _,
+    sea_query::{Expr, ExprTrait as _, SimpleExpr},
 };
 
 use super::{
-    StoreError, entity::api_key_usage as event_row, entity::api_key_usage::Column as EventColumn,
-    entity::usage_rollup as row, entity::usage_rollup::Column, rows,
+    StoreError,
+    entity::{
+        api_key_usage as event_row, usage_consumer as consumer, usage_error as error, usage_report as report,
+        usage_response_time as response_time, usage_rollup as rollup, usage_total as total,
+    },
+    rows,
+    usage_added::{AddedRows, Cell},
 };
 use crate::domain::{
     ids::{KeyId, OrganizationId, RecordId},
     outcome::Outcome,
+    response_times,
     time::Timestamp,
-    usage::{UsageEvent, UsageSubject, UsageTotals},
+    usage::UsageEvent,
+    usage_report::UsageReport,
+    usage_span::Granularity,
 };
 
 /// Rows per statement, far below SQLite's bound of 32,766 parameters.
 const ROWS_PER_STATEMENT: usize = 500;
 /// Rows of detail per statement, a power of two: 18 parameters each, below the same bound.
 const EVENTS_PER_STATEMENT: usize = 512;
+/// The outcome of rows of what was reported, which no verification has.
+pub(super) const REPORTED: &str = "";
 
 /// Verifications of one key, hour, endpoint and outcome.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -42,14 +57,6 @@ impl RollupKey {
         let (key, organization) = self.key.unzip();
         (organization, self.hour, key, &self.endpoint, self.outcome.as_str())
     }
-}
-
-/// Sums of one hour, split by outcome.
-#[derive(Debug, Clone)]
-pub struct HourSum {
-    pub hour: Timestamp,
-    pub outcome: Outcome,
-    pub totals: UsageTotals,
 }
 
 /// Writes one row per event, with its weight: how many events it stands for.
@@ -78,182 +85,161 @@ fn event_model(id: RecordId, event: &UsageEvent, weight: i64) -> event_row::Acti
         time_us: Set(event.time.micros()),
         endpoint: Set(event.endpoint.clone()),
         method: Set(event.method.clone()),
-        status_code: Set(None),
         outcome: Set(event.outcome.as_str().to_owned()),
-        response_time_us: Set(None),
-        tokens: Set(0),
-        cost_micro_usd: Set(0),
         client_address: Set(event.client_address.clone()),
         user_agent: Set(event.user_agent.clone()),
-        error_code: Set(String::new()),
-        error_message: Set(String::new()),
         request_id: Set(event.request_id.clone()),
         tags: Set(tags),
         weight: Set(weight),
+        ..Default::default()
     }
 }
 
-/// Adds verifications to the rollups.
-pub async fn add_rollups(db: &impl ConnectionTrait, rollups: &[(RollupKey, i64)]) -> Result<(), StoreError> {
-    for chunk in rollups.chunks(ROWS_PER_STATEMENT) {
-        let models = chunk.iter().map(|(rollup, verifications)| row::ActiveModel {
-            organization_id: Set(rollup.key.map_or_else(String::new, |(_, organization)| organization.to_string())),
-            hour_us: Set(rollup.hour.micros()),
-            key_id: Set(rollup.key.map_or_else(String::new, |(key, _)| key.to_string())),
-            endpoint: Set(rollup.endpoint.clone()),
-            outcome: Set(rollup.outcome.as_str().to_owned()),
-            verifications: Set(*verifications),
-            requests_reported: Set(0),
-            errors: Set(0),
-            response_time_sum_us: Set(0),
-            response_time_histogram: Set(String::new()),
-            tokens: Set(0),
-            cost_micro_usd: Set(0),
-        });
-        let identity = [Column::OrganizationId, Column::HourUs, Column::KeyId, Column::Endpoint, Column::Outcome];
-        let sum = Expr::col((row::Entity, Column::Verifications)).add(Expr::col(("excluded", "verifications")));
-        row::Entity::insert_many(models)
-            .on_conflict(OnConflict::columns(identity).value(Column::Verifications, sum).to_owned())
-            .exec_without_returning(db)
-            .await?;
+/// Writes one row per report, with the organization of its key.
+pub async fn insert_reports(
+    db: &impl ConnectionTrait,
+    reports: &[(RecordId, OrganizationId, UsageReport)],
+) -> Result<(), StoreError> {
+    for chunk in reports.chunks(ROWS_PER_STATEMENT) {
+        let models = chunk.iter().map(|(id, organization, report)| report_model(*id, *organization, report));
+        event_row::Entity::insert_many(models).exec_without_returning(db).await?;
     }
     Ok(())
 }
 
-/// What is summed, of `[start, end)` in whole hours.
-fn of(subject: UsageSubject, start: Timestamp, end: Timestamp) -> Condition {
-    let span = Condition::all().add(Column::HourUs.gte(start.micros())).add(Column::HourUs.lt(end.micros()));
-    match subject {
-        UsageSubject::Organization(id) => span.add(Column::OrganizationId.eq(id.to_string())),
-        UsageSubject::Key(id) => span.add(Column::KeyId.eq(id.to_string())),
+fn report_model(id: RecordId, organization: OrganizationId, report: &UsageReport) -> event_row::ActiveModel {
+    event_row::ActiveModel {
+        id: Set(id.to_string()),
+        key_id: Set(report.key_id.to_string()),
+        organization_id: Set(organization.to_string()),
+        time_us: Set(report.time.micros()),
+        endpoint: Set(report.endpoint.clone()),
+        method: Set(report.method.clone()),
+        status_code: Set(Some(report.status_code.into())),
+        outcome: Set(REPORTED.to_owned()),
+        response_time_us: Set(report.response_time.map(micros)),
+        tokens: Set(report.tokens),
+        cost_micro_usd: Set(report.cost_micro_usd),
+        client_address: Set(report.client_address.clone()),
+        user_agent: Set(report.user_agent.clone()),
+        error_code: Set(report.error_code.clone()),
+        error_message: Set(report.error_message.clone()),
+        request_id: Set(report.request_id.clone()),
+        ..Default::default()
     }
 }
 
-fn sums(subject: UsageSubject, start: Timestamp, end: Timestamp) -> Select<row::Entity> {
-    let valid = Expr::case(Expr::col(Column::Outcome).eq(Outcome::Valid.as_str()), Expr::col(Column::Verifications));
-    row::Entity::find()
-        .select_only()
-        .expr_as(sum(Expr::col(Column::Verifications)), "verifications")
-        .expr_as(sum(valid.finally(0).into()), "valid")
-        .expr_as(sum(Expr::col(Column::RequestsReported)), "requests_reported")
-        .expr_as(sum(Expr::col(Column::Errors)), "errors")
-        .expr_as(sum(Expr::col(Column::ResponseTimeSumUs)), "response_time_sum_us")
-        .expr_as(sum(Expr::col(Column::Tokens)), "tokens")
-        .expr_as(sum(Expr::col(Column::CostMicroUsd)), "cost_micro_usd")
-        .filter(of(subject, start, end))
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// PostgreSQL sums 64-bit numbers to a numeric; the cast keeps both engines at 64 bits.
-fn sum(of: SimpleExpr) -> SimpleExpr {
-    of.sum().cast_as("bigint")
-}
-
-fn totals(row: &QueryResult) -> Result<UsageTotals, StoreError> {
-    let number = |name: &str| row.try_get::<Option<i64>>("", name).map(|value| value.unwrap_or(0));
-    let response_time = u64::try_from(number("response_time_sum_us")?).unwrap_or(0);
-    Ok(UsageTotals {
-        verifications: number("verifications")?,
-        valid: number("valid")?,
-        requests_reported: number("requests_reported")?,
-        errors: number("errors")?,
-        response_time_sum: std::time::Duration::from_micros(response_time),
-        tokens: number("tokens")?,
-        cost_micro_usd: number("cost_micro_usd")?,
-    })
-}
-
-/// Sums for each hour and outcome, oldest first.
-pub async fn list_hours(
-    db: &impl ConnectionTrait,
-    subject: UsageSubject,
-    start: Timestamp,
-    end: Timestamp,
-) -> Result<Vec<HourSum>, StoreError> {
-    let select = sums(subject, start, end)
-        .column(Column::HourUs)
-        .column(Column::Outcome)
-        .group_by(Column::HourUs)
-        .group_by(Column::Outcome)
-        .order_by_asc(Column::HourUs);
-    let mut hours = Vec::new();
-    for found in db.query_all(select.as_query()).await? {
-        let word: String = found.try_get("", "outcome")?;
-        let Some(outcome) = Outcome::from_stored(&word) else {
-            return Err(StoreError::Corrupt("usage_rollups, column outcome".to_owned()));
-        };
-        let hour = Timestamp::from_micros(found.try_get("", "hour_us")?);
-        hours.push(HourSum { hour, outcome, totals: totals(&found)? });
+/// Adds verifications to the sums, in any order.
+pub async fn add_rollups(db: &impl ConnectionTrait, rollups: &[(RollupKey, i64)]) -> Result<(), StoreError> {
+    let mut sums = Sums::default();
+    for (rollup, verifications) in rollups {
+        sums.add(rollup.key, rollup.hour, &rollup.endpoint, rollup.outcome.as_str(), [*verifications]);
     }
-    Ok(hours)
+    sums.write(db, ["verifications"]).await
 }
 
-/// The most used endpoints, most used first. Verifications without one are not listed.
-pub async fn list_endpoints(
+/// Adds reports, each with the organization of its key, to the sums, in any order.
+pub async fn add_reports(
     db: &impl ConnectionTrait,
-    subject: UsageSubject,
-    start: Timestamp,
-    end: Timestamp,
-    top: u64,
-) -> Result<Vec<(String, UsageTotals)>, StoreError> {
-    let select = sums(subject, start, end).filter(Column::Endpoint.ne(""));
-    list_top(db, select, Column::Endpoint, "endpoint", top).await
+    reports: &[(RecordId, OrganizationId, UsageReport)],
+) -> Result<(), StoreError> {
+    let (mut sums, mut errors, mut times) = (Sums::default(), AddedRows::default(), AddedRows::default());
+    for (_, organization, report) in reports {
+        let response_time = report.response_time.map_or(0, micros);
+        let amounts = [1, report.is_error().into(), response_time, report.tokens, report.cost_micro_usd];
+        sums.add(Some((report.key_id, *organization)), report.time, &report.endpoint, REPORTED, amounts);
+        for subject in [organization.to_string(), report.key_id.to_string()] {
+            for granularity in Granularity::ALL {
+                let start = granularity.bucket_of(report.time);
+                let of = |rest: &[Cell]| [&row_of(&subject, granularity, start), rest].concat();
+                if report.is_error() {
+                    errors.add(of(&[report.error_code.as_str().into()]), [1]);
+                }
+                if let Some(time) = report.response_time {
+                    let bucket = response_times::bucket_of(time);
+                    times.add(of(&[report.endpoint.as_str().into(), Cell::Number(bucket)]), [1]);
+                }
+            }
+        }
+    }
+    sums.write(db, ["requests_reported", "errors", "response_time_sum_us", "tokens", "cost_micro_usd"]).await?;
+    errors.write(db, error::Entity, &["subject_id", "granularity", "start_us", "error_code"], ["count"]).await?;
+    let identity = ["subject_id", "granularity", "start_us", "endpoint", "bucket"];
+    times.write(db, response_time::Entity, &identity, ["count"]).await
 }
 
-/// The most used keys, by id, most used first.
-pub async fn list_consumers(
-    db: &impl ConnectionTrait,
-    subject: UsageSubject,
-    start: Timestamp,
-    end: Timestamp,
-    top: u64,
-) -> Result<Vec<(String, UsageTotals)>, StoreError> {
-    list_top(db, sums(subject, start, end), Column::KeyId, "key_id", top).await
+/// How the identity of a row of any sums but the hourly ones begins.
+fn row_of(subject: &str, granularity: Granularity, start: Timestamp) -> [Cell; 3] {
+    [subject.into(), granularity.as_str().into(), Cell::Number(start.micros())]
 }
 
-async fn list_top(
-    db: &impl ConnectionTrait,
-    select: Select<row::Entity>,
-    by: Column,
-    name: &str,
-    top: u64,
-) -> Result<Vec<(String, UsageTotals)>, StoreError> {
-    let used = sum(Expr::col(Column::Verifications)).add(sum(Expr::col(Column::RequestsReported)));
-    let select = select.column(by).group_by(by).order_by(used, Order::Desc).order_by_asc(by).limit(top);
-    let found = db.query_all(select.as_query()).await?;
-    found.iter().map(|row| Ok((row.try_get("", name)?, totals(row)?))).collect()
+/// What is added to the three tables of sums that verifications and reports share.
+#[derive(Default)]
+struct Sums<const N: usize> {
+    hours: AddedRows<N>,
+    totals: AddedRows<N>,
+    consumers: AddedRows<N>,
 }
 
-/// The most frequent error codes, most frequent first.
-pub async fn list_errors(
-    db: &impl ConnectionTrait,
-    subject: UsageSubject,
-    start: Timestamp,
-    end: Timestamp,
-    top: u64,
-) -> Result<Vec<(String, i64)>, StoreError> {
-    let of_subject = match subject {
-        UsageSubject::Organization(id) => EventColumn::OrganizationId.eq(id.to_string()),
-        UsageSubject::Key(id) => EventColumn::KeyId.eq(id.to_string()),
-    };
-    let select = event_row::Entity::find()
-        .select_only()
-        .column(EventColumn::ErrorCode)
-        .column_as(EventColumn::Id.count(), "errors")
-        .filter(of_subject)
-        .filter(EventColumn::TimeUs.gte(start.micros()))
-        .filter(EventColumn::TimeUs.lt(end.micros()))
-        .filter(EventColumn::ErrorCode.ne(""))
-        .group_by(EventColumn::ErrorCode)
-        .order_by(EventColumn::Id.count(), Order::Desc)
-        .order_by_asc(EventColumn::ErrorCode)
-        .limit(top);
-    let found = db.query_all(select.as_query()).await?;
-    found.iter().map(|row| Ok((row.try_get("", "error_code")?, row.try_get("", "errors")?))).collect()
+impl<const N: usize> Sums<N> {
+    fn add(
+        &mut self,
+        key: Option<(KeyId, OrganizationId)>,
+        time: Timestamp,
+        endpoint: &str,
+        outcome: &str,
+        amounts: [i64; N],
+    ) {
+        let (key_id, organization) = key.map_or_else(Default::default, |(key, of)| (key.to_string(), of.to_string()));
+        let hour = Cell::Number(time.start_of_hour().micros());
+        let (by_key, by_endpoint) = (Cell::from(key_id.as_str()), Cell::from(endpoint));
+        let outcome = Cell::from(outcome);
+        let identity = [Cell::from(organization.as_str()), hour, by_key.clone(), by_endpoint.clone(), outcome.clone()];
+        self.hours.add(identity.to_vec(), amounts);
+        // Secrets that belong to no key belong to no organization: nobody asks for their sums by day.
+        if key.is_none() {
+            return;
+        }
+        for granularity in Granularity::ALL {
+            let row = row_of(&organization, granularity, granularity.bucket_of(time));
+            self.totals.add([&row[..], &[by_endpoint.clone(), outcome.clone()]].concat(), amounts);
+            if granularity != Granularity::Hour {
+                self.consumers.add([&row[..], &[by_key.clone(), outcome.clone()]].concat(), amounts);
+            }
+        }
+    }
+
+    async fn write(self, db: &impl ConnectionTrait, columns: [&'static str; N]) -> Result<(), StoreError> {
+        let identity = ["organization_id", "hour_us", "key_id", "endpoint", "outcome"];
+        self.hours.write(db, rollup::Entity, &identity, columns).await?;
+        let identity = ["organization_id", "granularity", "start_us", "endpoint", "outcome"];
+        self.totals.write(db, total::Entity, &identity, columns).await?;
+        let identity = ["organization_id", "granularity", "start_us", "key_id", "outcome"];
+        self.consumers.write(db, consumer::Entity, &identity, columns).await
+    }
 }
 
-/// Deletes all usage of an organization.
+/// Deletes all usage of an organization. Sums by key go last: they tell which keys there were, of whom errors, response
+/// times and counted reports know the key alone.
 pub async fn delete_of_organization(db: &impl ConnectionTrait, id: OrganizationId) -> Result<(), StoreError> {
-    row::Entity::delete_many().filter(Column::OrganizationId.eq(id.to_string())).exec(db).await?;
-    event_row::Entity::delete_many().filter(EventColumn::OrganizationId.eq(id.to_string())).exec(db).await?;
+    let id = id.to_string();
+    let keys = consumer::Entity::find()
+        .select_only()
+        .column(consumer::Column::KeyId)
+        .filter(consumer::Column::OrganizationId.eq(&id))
+        .into_query();
+    let of_subject = |subject: SimpleExpr| subject.clone().eq(&id).or(subject.in_subquery(keys.clone()));
+    report::Entity::delete_many().filter(report::Column::KeyId.in_subquery(keys.clone())).exec(db).await?;
+    event_row::Entity::delete_many().filter(event_row::Column::OrganizationId.eq(&id)).exec(db).await?;
+    rollup::Entity::delete_many().filter(rollup::Column::OrganizationId.eq(&id)).exec(db).await?;
+    total::Entity::delete_many().filter(total::Column::OrganizationId.eq(&id)).exec(db).await?;
+    error::Entity::delete_many().filter(of_subject(Expr::col(error::Column::SubjectId))).exec(db).await?;
+    let of_times = of_subject(Expr::col(response_time::Column::SubjectId));
+    response_time::Entity::delete_many().filter(of_times).exec(db).await?;
+    consumer::Entity::delete_many().filter(consumer::Column::OrganizationId.eq(&id)).exec(db).await?;
     Ok(())
 }

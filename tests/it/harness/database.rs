@@ -144,7 +144,8 @@ impl TestDatabase {
         row.unwrap_or_else(|error| panic!("{sql}: {error}")).unwrap_or_else(|| panic!("{sql}: no row"))
     }
 
-    async fn connect(&self) -> DatabaseConnection {
+    /// One connection of its own, for what a test asks or writes past the service.
+    pub async fn connect(&self) -> DatabaseConnection {
         let url = match self.engine {
             Engine::Sqlite => format!("{}?mode=rwc", self.url),
             Engine::Postgres => self.url.clone(),

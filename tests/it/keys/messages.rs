@@ -63,7 +63,8 @@ async fn the_bound_is_65536_bytes_for_one_key_and_a_mebibyte_for_batches(databas
         if is_legal {
             assert_eq!(batch.expect("an answer").into_inner().responses.len(), 1);
             refused(imports, Code::Unimplemented, unimplemented);
-            refused(reports, Code::Unimplemented, unimplemented);
+            let answer = reports.expect("an answer").into_inner();
+            assert_eq!((answer.accepted, answer.rejected.len()), (0, 1), "the record is judged");
         } else {
             assert_too_large(batch);
             assert_too_large(imports);

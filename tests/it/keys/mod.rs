@@ -21,6 +21,8 @@ mod unimplemented;
 mod update;
 mod update_rules;
 mod usage;
+mod usage_report;
+mod usage_report_refused;
 mod usage_span;
 mod verify_credits;
 mod verify_credits_at_once;

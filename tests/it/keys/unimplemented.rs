@@ -2,7 +2,7 @@
 //! An rpc that is built leaves this file and gets one of its own.
 //! Invariant: such a call changes nothing, and tells nothing to callers without its permission.
 
-use keystead::proto::v1::{ImportKeysRequest, ReportUsageRequest, RevokeKeysRequest};
+use keystead::proto::v1::{ImportKeysRequest, RevokeKeysRequest};
 use tonic::{Code, Response, Status};
 
 use super::{Footprint, World, refused};
@@ -23,7 +23,6 @@ async fn an_rpc_that_is_not_there_yet_says_so(database: TestDatabase) {
     let before = Footprint::of(&database).await;
     let mut keys = world.server.keys();
     assert_unimplemented(keys.import_keys(ImportKeysRequest::default()).await, "ImportKeys");
-    assert_unimplemented(keys.report_usage(ReportUsageRequest::default()).await, "ReportUsage");
     let all = RevokeKeysRequest { organization_id: key.organization_id, ..Default::default() };
     assert_unimplemented(keys.revoke_keys(all).await, "RevokeKeys");
     assert_eq!(Footprint::of(&database).await, before, "and does nothing");
@@ -36,6 +35,5 @@ async fn a_caller_without_the_permission_is_not_told(database: TestDatabase) {
     let mut keys = world.server.keys_as(&caller);
     let denied = "PERMISSION_DENIED";
     refused(keys.import_keys(ImportKeysRequest::default()).await, Code::PermissionDenied, denied);
-    refused(keys.report_usage(ReportUsageRequest::default()).await, Code::PermissionDenied, denied);
     refused(keys.revoke_keys(RevokeKeysRequest::default()).await, Code::PermissionDenied, denied);
 }

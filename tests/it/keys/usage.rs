@@ -14,21 +14,21 @@ use tonic::Code;
 use super::{NOBODY, World, answer_to, at_once, bad_fields, days, fields, presenting, refused, texts, with};
 use crate::harness::{Engine, TestDatabase, create_key, create_organization, store_test, wait_until};
 
-fn of_key(id: &str) -> UsageStatsRequest {
+pub(super) fn of_key(id: &str) -> UsageStatsRequest {
     UsageStatsRequest { subject: Some(Subject::KeyId(id.to_owned())), ..Default::default() }
 }
 
-fn of_organization(id: &str) -> UsageStatsRequest {
+pub(super) fn of_organization(id: &str) -> UsageStatsRequest {
     UsageStatsRequest { subject: Some(Subject::OrganizationId(id.to_owned())), ..Default::default() }
 }
 
 impl World {
-    async fn stats(&self, request: UsageStatsRequest) -> UsageStatsResponse {
+    pub(super) async fn stats(&self, request: UsageStatsRequest) -> UsageStatsResponse {
         self.server.keys().usage_stats(request).await.expect("statistics").into_inner()
     }
 }
 
-/// Totals of verifications alone: reports are not due yet, so all else is 0 or absent.
+/// Totals of verifications alone: nothing is reported here, so all else is 0 or absent.
 fn totals(verifications: i64, valid: i64) -> UsageTotals {
     UsageTotals { verifications, valid, denied: verifications - valid, ..Default::default() }
 }
@@ -37,11 +37,11 @@ fn outcomes(stats: &UsageStatsResponse) -> Vec<(Outcome, i64)> {
     stats.by_outcome.iter().map(|row| (row.outcome(), row.count)).collect()
 }
 
-fn endpoints(stats: &UsageStatsResponse) -> Vec<(&str, UsageTotals)> {
+pub(super) fn endpoints(stats: &UsageStatsResponse) -> Vec<(&str, UsageTotals)> {
     stats.by_endpoint.iter().map(|row| (row.endpoint.as_str(), row.totals.expect("totals"))).collect()
 }
 
-fn consumers(stats: &UsageStatsResponse) -> Vec<(&str, &str, UsageTotals)> {
+pub(super) fn consumers(stats: &UsageStatsResponse) -> Vec<(&str, &str, UsageTotals)> {
     let row = |row: &'_ keystead::proto::v1::UsageByKey| row.totals.expect("totals");
     stats.top_consumers.iter().map(|key| (key.key_id.as_str(), key.name.as_str(), row(key))).collect()
 }

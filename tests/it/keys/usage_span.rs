@@ -1,9 +1,12 @@
 //! `UsageStats`: spans of time and the series over them. A series has a point for every hour, day or month of
 //! its span, used or not, and usage of the past stands where it belongs.
-//! Usage of other days is written by SQL, since no test waits for one.
+//! Usage of other days is written past the service, since no test waits for one.
 
+use keystead::domain::ids::{KeyId, OrganizationId};
+use keystead::domain::outcome::Outcome as StoredOutcome;
 use keystead::proto::v1::usage_stats_request::Subject;
 use keystead::proto::v1::{Granularity, UsagePoint, UsageStatsRequest, UsageStatsResponse};
+use keystead::store::usage::{RollupKey, add_rollups};
 use prost_types::Timestamp;
 
 use super::{World, bad_fields, fields, from_now, presenting, with};
@@ -31,13 +34,12 @@ impl World {
 
     /// Adds so many valid verifications of a key in the hour that begins at `seconds`.
     async fn past_usage(&self, database: &TestDatabase, key_id: &str, seconds: i64, count: i64) {
-        let sql = format!(
-            "INSERT INTO usage_rollups (organization_id, hour_us, key_id, endpoint, outcome, verifications) \
-             VALUES ('{}', {}, '{key_id}', '/past', 'VALID', {count})",
-            self.organization,
-            seconds * 1_000_000
-        );
-        assert_eq!(database.raw_sql(&sql).await, 1);
+        let ids = (KeyId::parse(key_id).expect("an id"), OrganizationId::parse(&self.organization).expect("an id"));
+        let hour = keystead::domain::time::Timestamp::from_micros(seconds * 1_000_000);
+        let rollup = RollupKey { key: Some(ids), hour, endpoint: "/past".to_owned(), outcome: StoredOutcome::Valid };
+        let connection = database.connect().await;
+        add_rollups(&connection, &[(rollup, count)]).await.expect("written");
+        connection.close().await.expect("the connection closes");
     }
 }
 

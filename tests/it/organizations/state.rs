@@ -123,7 +123,7 @@ async fn an_organization_with_keys_is_deleted_by_force_alone(database: TestDatab
     let gone = get(&server, Selector::Slug("acme".to_owned())).await;
     expect_error(gone, Code::NotFound, "ORGANIZATION_NOT_FOUND");
     expect_error(delete(&server, &organization.id, "", true).await, Code::NotFound, "ORGANIZATION_NOT_FOUND");
-    for table in ["api_keys", "usage_rollups", "api_key_usage"] {
+    for table in ["api_keys", "usage_rollups", "usage_totals", "usage_consumers", "api_key_usage"] {
         let left = format!("SELECT count(*) FROM {table} WHERE organization_id = '{}'", organization.id);
         assert_eq!(database.query_i64(&left).await, 0, "{table}");
     }

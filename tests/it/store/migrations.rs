@@ -29,8 +29,12 @@ const POSTGRES_TABLES: &str = "SELECT count(*) FROM information_schema.tables
     WHERE table_schema = 'public' AND table_name <> 'seaql_migrations'";
 
 /// What each migration's loss says, and the tables that go with it; newest first.
-const LOSSES: [(&str, &[&str]); 5] = [
+const LOSSES: [(&str, &[&str]); 6] = [
     ("how many requests", &["usage_spools"]),
+    (
+        "sums of usage by day and month",
+        &["usage_totals", "usage_consumers", "usage_errors", "usage_response_times", "usage_reports"],
+    ),
     ("the change feed", &["key_changes", "change_counter"]),
     ("all audit events", &["audit_events"]),
     ("all usage", &["api_key_usage", "usage_rollups", "rate_limit_tracking"]),
@@ -60,7 +64,7 @@ async fn an_empty_database_gets_every_table_and_a_second_up_changes_nothing(data
 
     let applied = migrate::up(&options).await.expect("up");
     assert_eq!(applied, before.iter().map(|migration| migration.name.clone()).collect::<Vec<_>>());
-    assert_eq!(table_count(&database).await, 11);
+    assert_eq!(table_count(&database).await, 16);
     let after = migrate::status(&options).await.expect("a status");
     assert!(after.iter().all(|migration| migration.applied), "{after:?}");
 

@@ -22,6 +22,9 @@ mod revisions;
 mod spender;
 mod state;
 mod usage;
+mod usage_plans;
+mod usage_reports;
+mod usage_sums;
 
 use keystead::domain::{
     ids::OrganizationId,

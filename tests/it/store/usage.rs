@@ -1,5 +1,6 @@
-//! `store::usage`: rows of detail and rollups go in, sums come out: by hour and outcome, by endpoint, by consumer,
-//! by error. Sums are exact whatever was written at the same time, and of one organization or key alone.
+//! `store::usage`: rows of detail and counts of verifications go in, sums come out: by hour and outcome, by endpoint,
+//! by consumer. Sums are exact whatever was written at the same time, and of one organization or key alone.
+//! Reports, and spans of every kind, are in `usage_sums.rs`.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +9,13 @@ use keystead::domain::{
     outcome::Outcome,
     time::Timestamp,
     usage::{UsageEvent, UsageSubject, UsageTotals},
+    usage_span::{Granularity, UsageSpan},
 };
 use keystead::random;
 use keystead::store::{
     commit,
     usage::{self, RollupKey},
+    usage_sums,
 };
 
 use super::{World, nobody};
@@ -29,6 +32,10 @@ fn subject(organization: OrganizationId) -> Subject {
 
 fn hour(number: i64) -> Timestamp {
     samples::seconds(number * HOUR_S).start_of_hour()
+}
+
+fn span(start: i64, end: i64) -> UsageSpan {
+    UsageSpan { start: hour(start), end: hour(end), nothing_from: Timestamp::LAST }
 }
 
 fn rollup(key: Option<Subject>, hour_number: i64, endpoint: &str, outcome: Outcome) -> RollupKey {
@@ -59,17 +66,19 @@ fn verified(verifications: i64, valid: i64) -> UsageTotals {
 
 /// Hour, outcome and verifications of every sum in `[start, end)`, in order.
 async fn hours(world: &World, subject: UsageSubject, start: i64, end: i64) -> Vec<(i64, &'static str, UsageTotals)> {
-    let listed = usage::list_hours(world.store.control(), subject, hour(start), hour(end)).await.expect("sums");
-    assert!(listed.is_sorted_by_key(|sum| sum.hour), "oldest first");
+    let span = span(start, end);
+    let listed = usage_sums::list_points(world.store.control(), subject, &span, Granularity::Hour).await.expect("sums");
+    assert!(listed.is_sorted_by_key(|sum| sum.start), "oldest first");
     let first = hour(0);
     let number = |at: Timestamp| (at.micros() - first.micros()) / (HOUR_S * 1_000_000);
-    let mut sums: Vec<_> = listed.into_iter().map(|sum| (number(sum.hour), sum.outcome.as_str(), sum.totals)).collect();
+    let name = |outcome: Option<Outcome>| outcome.map_or("", Outcome::as_str);
+    let mut sums: Vec<_> = listed.into_iter().map(|sum| (number(sum.start), name(sum.outcome), sum.totals)).collect();
     sums.sort_by_key(|(hour, outcome, _)| (*hour, *outcome));
     sums
 }
 
 async fn endpoints(world: &World, subject: UsageSubject, top: u64) -> Vec<(String, UsageTotals)> {
-    usage::list_endpoints(world.store.control(), subject, hour(0), hour(24), top).await.expect("sums")
+    usage_sums::list_endpoints(world.store.control(), subject, &span(0, 24), top).await.expect("sums")
 }
 
 store_test!(verifications_add_up_by_hour_and_outcome_from_the_start_to_just_before_the_end);
@@ -168,61 +177,9 @@ async fn endpoints_and_consumers_come_most_used_first_and_no_more_than_asked(dat
     ];
     assert_eq!(endpoints(&world, acme, 10).await, all, "verifications without an endpoint are not listed");
     assert_eq!(endpoints(&world, acme, 2).await, all[..2]);
-    let consumers = usage::list_consumers(world.store.control(), acme, hour(0), hour(24), 2).await.expect("sums");
+    let consumers = usage_sums::list_consumers(world.store.control(), acme, &span(0, 24), 2).await.expect("sums");
     let expected = [(keys[2].0.to_string(), verified(100, 100)), (keys[1].0.to_string(), verified(9, 4))];
     assert_eq!(consumers, expected);
-}
-
-store_test!(what_is_reported_is_summed_beside_what_was_verified);
-async fn what_is_reported_is_summed_beside_what_was_verified(database: TestDatabase) {
-    let world = World::new(database).await;
-    let key = subject(world.acme.id);
-    add(&world, &[(rollup(Some(key), 0, "/a", Outcome::Valid), 2), (rollup(Some(key), 0, "/b", Outcome::Valid), 3)])
-        .await;
-    // As large as the columns take, so that no engine sums in something wider or narrower.
-    let sql = "UPDATE usage_rollups SET requests_reported = 7, errors = 2, response_time_sum_us = 1500000,
-               tokens = 4000000000000000000, cost_micro_usd = 11";
-    world.database.raw_sql(sql).await;
-    let found = hours(&world, UsageSubject::Key(key.0), 0, 1).await;
-    let expected = UsageTotals {
-        verifications: 5,
-        valid: 5,
-        requests_reported: 14,
-        errors: 4,
-        response_time_sum: std::time::Duration::from_secs(3),
-        tokens: 8_000_000_000_000_000_000,
-        cost_micro_usd: 22,
-    };
-    assert_eq!(found, [(0, "VALID", expected)]);
-}
-
-store_test!(errors_come_most_frequent_first_of_one_subject_and_span);
-async fn errors_come_most_frequent_first_of_one_subject_and_span(database: TestDatabase) {
-    let world = World::new(database).await;
-    let (own, foreign) = (subject(world.acme.id), subject(nobody()));
-    let mut events = Vec::new();
-    for (key, at, code) in [
-        (own, 0, "TIMEOUT"),
-        (own, 1, "TIMEOUT"),
-        (own, 2, "QUOTA"),
-        (own, 3, ""),
-        (own, HOUR_S, "LATE"),
-        (foreign, 0, "FOREIGN"),
-    ] {
-        let mut event = event(Some(key), Timestamp::from_micros(hour(0).micros() + at * 1_000_000));
-        code.clone_into(&mut event.request_id);
-        events.push((samples::record_id(), event, 1));
-    }
-    usage::insert_events(world.db(), &events).await.expect("written");
-    // ReportUsage writes the code in a later issue; the request id carries it here.
-    world.database.raw_sql("UPDATE api_key_usage SET error_code = request_id").await;
-    let (acme, key) = (UsageSubject::Organization(world.acme.id), UsageSubject::Key(own.0));
-    for subject in [acme, key] {
-        let errors = |top| usage::list_errors(world.store.control(), subject, hour(0), hour(1), top);
-        let expected = [("TIMEOUT".to_owned(), 2), ("QUOTA".to_owned(), 1)];
-        assert_eq!(errors(10).await.expect("errors"), expected);
-        assert_eq!(errors(1).await.expect("errors"), expected[..1]);
-    }
 }
 
 store_test!(a_row_of_detail_holds_what_was_recorded);
@@ -293,10 +250,11 @@ async fn deleting_an_organizations_usage_leaves_everybody_elses(database: TestDa
         usage::insert_events(world.db(), &events).await.expect("written");
     }
     usage::delete_of_organization(world.db(), world.acme.id).await.expect("deleted");
+    assert_eq!(world.database.query_i64("SELECT count(*) FROM usage_totals").await, 3, "one for each granularity");
     for table in ["usage_rollups", "api_key_usage"] {
         let left = |key: &str| format!("SELECT count(*) FROM {table} WHERE key_id = '{key}'");
         assert_eq!(world.database.query_i64(&left(&own.0.to_string())).await, 0);
         assert_eq!(world.database.query_i64(&left(&foreign.0.to_string())).await, 1);
-        assert_eq!(world.database.query_i64(&left("")).await, 1);
+        assert_eq!(world.database.query_i64(&left("")).await, 1, "an unknown secret's use is nobody's");
     }
 }
