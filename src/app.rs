@@ -3,6 +3,8 @@
 //! gathered is written, and all of it within a deadline.
 //! The only module that sees every other; must hold no rule of the domain.
 
+mod metrics;
+
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
@@ -33,6 +35,7 @@ use crate::{
         connect::{self, ConnectError, ConnectOptions},
         migrate, state,
     },
+    telemetry::Metrics,
     usage::Recorder,
     verify::{CacheLimits, Feed, Records},
 };
@@ -65,6 +68,8 @@ pub enum AppError {
     PendingMigrations(usize),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot serve metrics on {address}: choose another with --metrics-listen, or off")]
+    ListenMetrics { address: SocketAddr, source: io::Error },
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
     #[error("the server failed")]
@@ -144,6 +149,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
     let context = context(store, cache_limits(&config.cache));
+    let _metrics = metrics::serve(config.server.metrics_listen, &context).await?;
     let health = Health::not_serving().await;
     let (stop, stopped) = watch::channel(false);
     let mut server = start_server(&config, &context, &health, tls, listener, stopped);
@@ -155,6 +161,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
         get_ready(&config, &options, &context, address).await?;
         jobs.start(&context);
         health.set_serving(true).await;
+        context.metrics.ready.set(1);
         tracing::info!("ready");
         std::future::pending::<Result<(), AppError>>().await
     };
@@ -201,6 +208,7 @@ fn context(store: Store, limits: CacheLimits) -> Arc<Context> {
         clock: Clock::default(),
         limiter: Limiter::default(),
         recorder: Recorder::default(),
+        metrics: Arc::new(Metrics::new(grpc::method_names())),
         page_tokens: OnceLock::new(),
         mutations: TaskTracker::new(),
     })
@@ -351,6 +359,7 @@ async fn drain(
 ) {
     tracing::info!("draining");
     health.end().await;
+    context.metrics.ready.set(0);
     stop.send_replace(true);
     match tokio::time::timeout(config.server.drain_timeout, &mut server).await {
         Ok(Ok(Ok(()))) => {}

@@ -14,6 +14,8 @@ mod m20261121_000001_organizations_and_keys;
 mod m20261121_000002_usage_and_limits;
 mod m20261121_000003_audit;
 mod m20261121_000004_change_feed;
+mod m20261121_000007_job_leases;
+mod m20261121_000008_bulk_changes;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -26,6 +28,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000002_usage_and_limits::Migration),
             Box::new(m20261121_000003_audit::Migration),
             Box::new(m20261121_000004_change_feed::Migration),
+            Box::new(m20261121_000007_job_leases::Migration),
+            Box::new(m20261121_000008_bulk_changes::Migration),
         ]
     }
 }
@@ -42,6 +46,10 @@ pub fn losses(name: &str) -> &'static str {
         "m20261121_000002_usage_and_limits" => "all usage, raw and summed, and what limits have counted",
         "m20261121_000003_audit" => "all audit events and the head of their chain",
         "m20261121_000004_change_feed" => "the change feed and its revision: replicas start from an empty cache",
+        "m20261121_000007_job_leases" => {
+            "when background jobs ran last, and which expiries were told: after going up again each is told once more"
+        }
+        "m20261121_000008_bulk_changes" => "no data; revoking very many keys at once takes long on PostgreSQL",
         _ => "nothing",
     }
 }

@@ -8,6 +8,7 @@
 mod audit;
 mod audit_chain;
 mod client;
+mod confirm;
 mod failure;
 mod fields;
 mod health;

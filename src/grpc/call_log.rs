@@ -1,5 +1,5 @@
-//! One log line per call, and rich details for what tonic refuses by itself before a handler runs: messages that are
-//! too large or malformed, methods that do not exist.
+//! One log line and one count per call, and rich details for what tonic refuses by itself before a handler runs:
+//! messages that are too large or malformed, methods that do not exist.
 //! Must not read the body of a call that a handler takes, nor refuse one unread: h2 punishes dropped bodies.
 //! Never logs a secret, a digest or metadata; names and ids alone.
 
@@ -16,11 +16,12 @@ use tonic::{Code, Status, body::Body};
 use tower::{Layer, Service};
 use tracing::field::display;
 
-use super::{methods, status::Refusal, until_stopped::until_stopped};
+use super::{methods, methods::Method, status::Refusal, until_stopped::until_stopped};
 use crate::{
     clock::Clock,
     domain::ids::{KeyId, OrganizationId, RecordId},
     random,
+    telemetry::Metrics,
 };
 
 /// The response header that carries the call's id.
@@ -82,7 +83,8 @@ impl CallRecord {
 
 /// Writes the line when it is dropped, so that a call whose caller hung up has one too.
 struct Line {
-    method: &'static str,
+    method: Method,
+    metrics: Arc<Metrics>,
     begun: Instant,
     record: CallRecord,
     code: Code,
@@ -91,12 +93,14 @@ struct Line {
 impl Drop for Line {
     fn drop(&mut self) {
         let told = self.record.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let duration_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let time = self.begun.elapsed();
+        self.metrics.call(self.method.index, self.code as usize, time);
+        let duration_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let outcome = told.outcome;
         let key_id = told.key_id.map(display);
         let organization_id = told.organization_id.map(display);
         let caller_key_id = told.caller_key_id.map(display);
-        let (method, code, request_id) = (self.method, code_name(self.code), &*self.record.request_id);
+        let (method, code, request_id) = (self.method.name, code_name(self.code), &*self.record.request_id);
         if method.starts_with("grpc.") {
             tracing::debug!(method, code, duration_us, request_id, "call");
         } else {
@@ -119,6 +123,7 @@ impl Drop for Line {
 #[derive(Clone)]
 pub struct CallLogLayer {
     pub clock: Clock,
+    pub metrics: Arc<Metrics>,
     /// Turns true when the service is told to stop.
     pub stopped: watch::Receiver<bool>,
 }
@@ -156,11 +161,12 @@ where
         let request_id = RecordId::new(self.layer.clock.now(), random::bytes()).to_string();
         let record = CallRecord::new(&request_id);
         let known = methods::find(request.uri().path());
-        let method = known.unwrap_or(methods::UNKNOWN);
-        let line = Line { method, begun: Instant::now(), record: record.clone(), code: Code::Cancelled };
+        let method = known.unwrap_or_else(methods::unknown);
+        let metrics = self.layer.metrics.clone();
+        let line = Line { method, metrics, begun: Instant::now(), record: record.clone(), code: Code::Cancelled };
         let answer = if known.is_some() {
             request.extensions_mut().insert(record);
-            if methods::is_reflection(method) {
+            if methods::is_reflection(method.name) {
                 request = request.map(|body| until_stopped(body, self.layer.stopped.clone()));
             }
             Ok(self.inner.call(request))

@@ -30,6 +30,7 @@ pub use self::{
     codec::StrictCodec,
     health::Health,
     listener::{Connections, ListenerLimits, accept},
+    methods::names as method_names,
     server::{ServerLimits, serve},
     tls::{TlsError, TlsReloader},
 };

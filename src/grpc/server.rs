@@ -51,6 +51,7 @@ pub async fn serve(
     mut stopped: watch::Receiver<bool>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let clock: Clock = calls.context.clock.clone();
+    let metrics = calls.context.metrics.clone();
     let (single, batch) = (limits.message_bytes_max, limits.batch_bytes_max);
     let keys = BySize {
         single: KeyServiceServer::new(calls.clone()).max_decoding_message_size(single),
@@ -68,7 +69,7 @@ pub async fn serve(
         .http2_keepalive_interval(Some(limits.keepalive_interval))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))
         .http2_max_header_list_size(HEADER_BYTES_MAX)
-        .layer(CallLogLayer { clock, stopped: stopped.clone() })
+        .layer(CallLogLayer { clock, metrics, stopped: stopped.clone() })
         .add_service(keys)
         .add_service(OrganizationServiceServer::new(calls.clone()).max_decoding_message_size(single))
         .add_service(AuditServiceServer::new(calls).max_decoding_message_size(single))

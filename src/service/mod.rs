@@ -17,6 +17,7 @@ mod list_audit_events;
 mod list_keys;
 mod list_organizations;
 mod revoke_key;
+mod revoke_keys;
 mod rotate_key;
 mod set_organization_active;
 mod update_key;
@@ -33,6 +34,7 @@ use crate::{
     domain::{audit::Actor, page::PageTokens, permission::Caller},
     limits::Limiter,
     store::Store,
+    telemetry::Metrics,
     usage::Recorder,
     verify::{Feed, Records},
 };
@@ -53,6 +55,7 @@ pub use self::{
     list_keys::list_keys,
     list_organizations::list_organizations,
     revoke_key::{RevokeKey, revoke_key},
+    revoke_keys::{RevokeKeys, RevokedKeys, revoke_keys},
     rotate_key::{RotateKey, RotatedKey, rotate_key},
     set_organization_active::set_organization_active,
     update_key::{UpdateKey, update_key},
@@ -69,6 +72,7 @@ pub struct Context {
     pub feed: Arc<Feed>,
     pub limiter: Limiter,
     pub recorder: Recorder,
+    pub metrics: Arc<Metrics>,
     /// Set once everything that a call needs has been read from the database; until then every call is refused.
     pub page_tokens: OnceLock<PageTokens>,
     /// Mutations under way; a shutdown waits for them.
@@ -95,6 +99,15 @@ impl Context {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.page_tokens.get().is_some()
+    }
+
+    /// The page of metrics. What the parts hold as numbers already is read here, when somebody asks.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        let metrics = &self.metrics;
+        metrics.feed_revision.set(self.feed.position());
+        metrics.mutations_in_flight.set(i64::try_from(self.mutations.len()).unwrap_or(i64::MAX));
+        metrics.render()
     }
 
     /// The tokens of lists; `Unavailable` before the database has answered for the first time.

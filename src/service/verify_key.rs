@@ -76,6 +76,7 @@ pub async fn verify_key(context: &Context, mut verification: Verification) -> Re
     verification.usage.key = verified.key.as_ref().map(|key| (key.id, key.organization_id));
     verification.usage.outcome = verified.outcome;
     verification.usage.time = now;
+    context.metrics.verification(verified.outcome);
     context.recorder.record(verification.usage);
     Ok(verified)
 }

@@ -48,8 +48,7 @@ pub const PERMISSIONS: &[(&str, &[&str])] = &[
 ];
 
 /// Rpcs of the contract that this version does not have yet.
-pub const NOT_BUILT: &[&str] =
-    &["KeyService/BatchVerifyKeys", "KeyService/RevokeKeys", "KeyService/ImportKeys", "KeyService/ReportUsage"];
+pub const NOT_BUILT: &[&str] = &["KeyService/BatchVerifyKeys", "KeyService/ImportKeys", "KeyService/ReportUsage"];
 
 /// The permission that opens an rpc.
 fn permission_of(rpc: &Rpc) -> &'static str {

@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::callers::PERMISSIONS;
 use crate::harness::rpcs;
-use sources::{Source, document, sources, tests_and_functions};
+pub use sources::document;
+use sources::{Source, sources, tests_and_functions};
 
 /// Lines of a file at the most. Smaller files are read whole.
 const LINES_MAX: usize = 400;
@@ -28,15 +29,16 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("verify", &["domain", "store"]),
     ("limits", &["domain", "store"]),
     ("usage", &["domain", "store", "random"]),
-    ("service", &["domain", "store", "verify", "limits", "usage", "clock", "random"]),
+    // Counts what happens.
+    ("service", &["domain", "store", "verify", "limits", "usage", "telemetry", "clock", "random"]),
     // `proto` is the wire itself.
-    ("grpc", &["service", "domain", "proto", "clock", "random"]),
+    ("grpc", &["service", "domain", "telemetry", "proto", "clock", "random"]),
     ("config", &[]),
-    ("telemetry", &["config"]),
+    ("telemetry", &["config", "domain"]),
     // The client of a running service: its messages, and the functions with which it recomputes the audit chain.
     ("cli", &["app", "config", "telemetry", "proto", "domain"]),
     // What runs in the background is a part of the composition root, in a file of its own.
-    ("jobs", &["service", "store"]),
+    ("jobs", &["service", "store", "domain", "random"]),
     ("main", &["cli"]),
 ];
 
@@ -90,6 +92,9 @@ const STAYS_IN: &[(&str, &[&str], &str)] = &[
     ("redis", &["src/limits/redis.rs", "src/verify/redis.rs"], "the two adapters"),
     ("rand", &["src/random.rs"], "one door to randomness"),
     ("moka", &["src/verify/"], "the cache"),
+    ("prometheus_client", &["src/telemetry/"], "metrics"),
+    ("hyper", &["src/telemetry/"], "the listener of metrics"),
+    ("hyper_util", &["src/telemetry/"], "the same"),
 ];
 
 /// Calls, and the one place that may make them.

@@ -2,7 +2,7 @@
 //! An rpc that is built leaves this file and gets one of its own.
 //! Invariant: such a call changes nothing, and tells nothing to callers without its permission.
 
-use keystead::proto::v1::{BatchVerifyKeysRequest, ImportKeysRequest, ReportUsageRequest, RevokeKeysRequest};
+use keystead::proto::v1::{BatchVerifyKeysRequest, ImportKeysRequest, ReportUsageRequest};
 use tonic::{Code, Response, Status};
 
 use super::{Footprint, World, refused};
@@ -19,15 +19,13 @@ fn assert_unimplemented<T>(result: Result<Response<T>, Status>, rpc: &str) {
 store_test!(an_rpc_that_is_not_there_yet_says_so);
 async fn an_rpc_that_is_not_there_yet_says_so(database: TestDatabase) {
     let world = World::new(&database).await;
-    let (key, secret) = world.create(world.new_key()).await;
+    let (_, secret) = world.create(world.new_key()).await;
     let before = Footprint::of(&database).await;
     let mut keys = world.server.keys();
     let batch = BatchVerifyKeysRequest { requests: vec![super::presenting(&secret)] };
     assert_unimplemented(keys.batch_verify_keys(batch).await, "BatchVerifyKeys");
     assert_unimplemented(keys.import_keys(ImportKeysRequest::default()).await, "ImportKeys");
     assert_unimplemented(keys.report_usage(ReportUsageRequest::default()).await, "ReportUsage");
-    let all = RevokeKeysRequest { organization_id: key.organization_id, ..Default::default() };
-    assert_unimplemented(keys.revoke_keys(all).await, "RevokeKeys");
     assert_eq!(Footprint::of(&database).await, before, "and does nothing");
 }
 
@@ -40,5 +38,4 @@ async fn a_caller_without_the_permission_is_not_told(database: TestDatabase) {
     refused(keys.batch_verify_keys(BatchVerifyKeysRequest::default()).await, Code::PermissionDenied, denied);
     refused(keys.import_keys(ImportKeysRequest::default()).await, Code::PermissionDenied, denied);
     refused(keys.report_usage(ReportUsageRequest::default()).await, Code::PermissionDenied, denied);
-    refused(keys.revoke_keys(RevokeKeysRequest::default()).await, Code::PermissionDenied, denied);
 }
