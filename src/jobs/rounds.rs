@@ -118,7 +118,7 @@ where
         return Ok(None);
     }
     let result = work(context.clone(), now).await;
-    let word = if result.is_ok() { "ok" } else { "failed" };
-    job_leases::release(context.store.write(), name, holder, word, context.clock.now()).await?;
+    let ended = if result.is_ok() { "ok" } else { "failed" };
+    job_leases::release(context.store.write(), name, holder, ended, context.clock.now()).await?;
     result.map(Some)
 }

@@ -50,7 +50,7 @@ pub async fn update_told(db: &impl ConnectionTrait, ids: &[String], now: Timesta
         }
     }
     row::Entity::update_many()
-        .col_expr(Column::ExpireToldUs, Expr::col(Column::ExpireTimeUs).into())
+        .col_expr(Column::ExpireToldUs, Expr::col(Column::ExpireTimeUs))
         .filter(Column::Id.is_in(ids))
         .filter(is_untold(now))
         .exec(db)

@@ -71,10 +71,11 @@ async fn read_ids(db: &impl ConnectionTrait, select: &Select<row::Entity>) -> Re
     let mut ids = Vec::new();
     for found in db.query_all(select.as_query()).await? {
         let id: String = found.try_get("", "id")?;
-        match KeyId::parse(&id) {
-            Ok(id) => ids.push(id),
+        if let Ok(id) = KeyId::parse(&id) {
+            ids.push(id);
+        } else {
             // No verification can read such a row either, so it is nobody's living key.
-            Err(_) => tracing::error!("a key whose id cannot be read was passed over"),
+            tracing::error!("a key whose id cannot be read was passed over");
         }
     }
     Ok(ids)

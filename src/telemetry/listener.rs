@@ -27,7 +27,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The pause after an error of accepting: out of descriptors, the loop would burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// OpenMetrics 1.0.
+/// `OpenMetrics` 1.0.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 const PLAIN_TYPE: &str = "text/plain; charset=utf-8";
 

@@ -1,4 +1,4 @@
-//! The metrics of one process, in the text format of OpenMetrics 1.0: every name and its meaning, in one place.
+//! The metrics of one process, in the text format of `OpenMetrics` 1.0: every name and its meaning, in one place.
 //! What is counted on the way of a call is an atomic at a fixed place, found by an index and not by a name.
 //! Invariant: no label comes from a request; a method that does not exist is `(unknown)`.
 
@@ -294,7 +294,7 @@ impl EncodeMetric for Shared<Verifications> {
 impl EncodeMetric for Shared<Latencies> {
     #[expect(clippy::cast_precision_loss, reason = "bounds and sums of microseconds are far below 2^52")]
     fn encode(&self, mut encoder: MetricEncoder<'_>) -> fmt::Result {
-        let bounds = BUCKETS_US.iter().map(|bound| *bound as f64 / 1e6).chain([f64::MAX]);
+        let bounds = BUCKETS_US.iter().map(|bound| *bound as f64 / 1e6).chain([f64::INFINITY]);
         for (class, latency) in CLASSES.iter().zip(&self.0.0) {
             let counts = latency.buckets.iter().map(|count| count.load(Ordering::Relaxed));
             let buckets: Vec<(f64, u64)> = bounds.clone().zip(counts).collect();

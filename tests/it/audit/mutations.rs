@@ -78,6 +78,13 @@ impl Prepared {
     }
 }
 
+/// The id of a new key of this owner.
+async fn create_owned(server: &Server, organization: &str, owner: &str) -> String {
+    let request = CreateKeyRequest { owner_id: owner.to_owned(), ..issuing(organization, &[]) };
+    let created = server.keys().create_key(request).await.expect("a key is created").into_inner();
+    created.key.expect("the key").id
+}
+
 /// Good requests of one rpc, each with an organization and keys of its own.
 pub async fn prepare(server: &Server, rpc: &'static str) -> Vec<Prepared> {
     let mut made = 0;
@@ -134,12 +141,10 @@ pub async fn prepare(server: &Server, rpc: &'static str) -> Vec<Prepared> {
         "KeyService/RevokeKeys" => {
             for owner_id in [None, Some("worker-7".to_owned())] {
                 let id = next().await;
-                let issuing = CreateKeyRequest { owner_id: "worker-7".to_owned(), ..issuing(&id, &[]) };
-                let created = server.keys().create_key(issuing).await.expect("a key is created").into_inner();
-                let key = created.key.expect("the key").id;
+                let key = create_owned(server, &id, "worker-7").await;
                 let what = format!("of {owner_id:?}");
-                let request = RevokeKeysRequest { organization_id: id.clone(), owner_id, ..Default::default() };
-                add(&what, &["key.revoke"], &key, &id, request.encode_to_vec());
+                let all = RevokeKeysRequest { organization_id: id.clone(), owner_id, ..Default::default() };
+                add(&what, &["key.revoke"], &key, &id, all.encode_to_vec());
             }
         }
         "OrganizationService/CreateOrganization" => {

@@ -100,7 +100,7 @@ async fn the_documented_metrics_are_those_of_the_page() {
     let (_, page) = get(address, "/metrics").await;
     assert!(page.ends_with("# EOF\n"));
     let types = page.lines().filter_map(|line| line.strip_prefix("# TYPE "));
-    let served: BTreeSet<String> = types
+    let shown: BTreeSet<String> = types
         .filter_map(|line| line.split_once(' '))
         .map(|(name, kind)| match kind {
             "counter" => format!("{name}_total"),
@@ -108,13 +108,15 @@ async fn the_documented_metrics_are_those_of_the_page() {
             _ => name.to_owned(),
         })
         .collect();
-    assert_eq!(served, documented());
+    assert_eq!(shown, documented());
 }
 
 #[tokio::test]
 async fn probes_follow_health_and_nothing_else_is_served() {
     let database = TestDatabase::new(Engine::Postgres).await;
-    cli::on_database(&database, &["init"]);
+    let mut before = Server::start(&database, &[]).await;
+    before.sigterm();
+    assert!(before.wait_exit().await.success());
     database.cut_off().await;
     let mut server = Server::launch(&database, METRICS);
     server.wait_until_listening().await;

@@ -38,6 +38,11 @@ const LOSSES: [(&str, &[&str]); 6] = [
     ("every organization, every API key", &["organizations", "api_keys", "imports", "service_state"]),
 ];
 
+/// How many tables there are.
+fn tables() -> i64 {
+    LOSSES.iter().map(|(_, tables)| i64::try_from(tables.len()).expect("few")).sum()
+}
+
 async fn schema(database: &TestDatabase) -> String {
     database.query_string(by_engine(database.engine, SQLITE_SCHEMA, POSTGRES_SCHEMA)).await
 }
@@ -61,7 +66,7 @@ async fn an_empty_database_gets_every_table_and_a_second_up_changes_nothing(data
 
     let applied = migrate::up(&options).await.expect("up");
     assert_eq!(applied, before.iter().map(|migration| migration.name.clone()).collect::<Vec<_>>());
-    assert_eq!(table_count(&database).await, 10);
+    assert_eq!(table_count(&database).await, tables());
     let after = migrate::status(&options).await.expect("a status");
     assert!(after.iter().all(|migration| migration.applied), "{after:?}");
 
@@ -79,7 +84,9 @@ async fn every_step_down_and_up_again_makes_the_same_schema(database: TestDataba
     for steps in 1..=names.len() {
         let asked = u32::try_from(steps).expect("a small number");
         assert_eq!(migrate::down(&options, asked).await.expect("down"), names[..steps]);
-        assert_ne!(schema(&database).await, whole, "after {steps} down");
+        // SQLite needs nothing of the newest, which makes changes of many keys cheap on PostgreSQL.
+        let same = steps == 1 && database.engine == Engine::Sqlite;
+        assert_eq!(schema(&database).await == whole, same, "after {steps} down");
         migrate::up(&options).await.expect("up again");
         assert_eq!(schema(&database).await, whole, "after {steps} down and up again");
     }
@@ -199,7 +206,7 @@ async fn a_migration_that_fails_half_way_leaves_nothing_behind_and_can_be_repeat
     assert_eq!(table_count(&database).await, 1, "only what stood in the way");
 
     database.raw_sql("DROP TABLE api_keys").await;
-    assert_eq!(migrate::up(&options).await.expect("up").len(), 4);
+    assert_eq!(migrate::up(&options).await.expect("up").len(), LOSSES.len());
     assert_eq!(schema(&database).await, whole);
 }
 
