@@ -3,6 +3,8 @@
 //! gathered is written, and all of it within a deadline.
 //! The only module that sees every other; must hold no rule of the domain.
 
+mod metrics;
+
 use std::{
     io::{self, Write as _},
     net::SocketAddr,
@@ -34,6 +36,7 @@ use crate::{
         connect::{self, ConnectError, ConnectOptions},
         migrate, state,
     },
+    telemetry::Metrics,
     usage::{OpenError, Recorder, SpoolOptions},
     verify::{CacheLimits, Feed, Records},
 };
@@ -68,6 +71,8 @@ pub enum AppError {
     Usage(#[from] OpenError),
     #[error("cannot listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("cannot serve metrics on {address}: choose another with --metrics-listen, or off")]
+    ListenMetrics { address: SocketAddr, source: io::Error },
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
     #[error("the server failed")]
@@ -148,6 +153,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
     let context = context(store, cache_limits(&config));
+    let _metrics = metrics::serve(config.server.metrics_listen, &context).await?;
     let health = Health::not_serving().await;
     let (stop, stopped) = watch::channel(false);
     let mut server = start_server(&config, &context, &health, tls, listener, stopped);
@@ -160,6 +166,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
         get_ready(&config, &options, &context, address).await?;
         jobs.start(&context, config.usage.retention_days);
         health.set_serving(true).await;
+        context.metrics.ready.set(1);
         tracing::info!("ready");
         std::future::pending::<Result<(), AppError>>().await
     };
@@ -215,6 +222,7 @@ fn context(store: Store, limits: CacheLimits) -> Arc<Context> {
         clock: Clock::default(),
         limiter: Limiter::default(),
         recorder: Recorder::default(),
+        metrics: Arc::new(Metrics::new(grpc::method_names())),
         page_tokens: OnceLock::new(),
         mutations,
     })
@@ -372,6 +380,7 @@ async fn drain(
 ) {
     tracing::info!("draining");
     health.end().await;
+    context.metrics.ready.set(0);
     stop.send_replace(true);
     match tokio::time::timeout(config.server.drain_timeout, &mut server).await {
         Ok(Ok(Ok(()))) => {}

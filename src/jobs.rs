@@ -1,28 +1,36 @@
-//! What runs in the background while the service serves: the feed is followed, usage and limits are written through,
-//! audit events are sealed, old rows are pruned. Each job's last round runs once more when the service drains.
+//! What runs in the background while the service serves. Each process for itself: the feed is followed, usage and
+//! limits are written through, audit events are sealed. One process for all, by a lease: expiries are told, refills
+//! are made, old rows are deleted. A job's last round runs once more when the service drains, where it gathers.
 //! Must not hold a transaction in a task that is ended in the middle: rounds run to their end.
+
+pub mod expire;
+pub mod refill;
+pub mod retention;
+mod rounds;
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{task::AbortHandle, time::MissedTickBehavior};
+use tokio::task::AbortHandle;
 
 use crate::{
     service::Context,
-    store::{StoreError, audit_events, key_changes},
-    usage::retention,
+    store::{StoreError, audit_events, job_leases::Schedule},
 };
+use rounds::{each_interval, leased};
 
 /// How often usage, limits and audit events are written: what a `kill -9` may cost of the limits.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often the usage of processes that are gone is looked for.
 const ADOPTION_INTERVAL: Duration = Duration::from_mins(1);
-/// How often what nobody needs any more is deleted.
+/// How often a process drops the counters of limits that no longer count.
 const PRUNING_INTERVAL: Duration = Duration::from_mins(10);
-/// How long changes are kept for followers of the feed that were away; one that was away for longer starts anew.
-const KEEP_CHANGES: Duration = Duration::from_hours(24);
+/// Expiries and refills are written within a minute or so.
+const EACH_MINUTE: Schedule = Schedule { interval: Duration::from_mins(1), lease: Duration::from_secs(30) };
+/// How often rows are deleted that nobody needs any more.
+const RETENTION: Schedule = Schedule { interval: Duration::from_mins(10), lease: Duration::from_mins(5) };
 
 /// The jobs that run.
 #[derive(Default)]
@@ -35,27 +43,8 @@ impl Jobs {
     pub fn start(&self, context: &Arc<Context>, usage_retention_days: u32) {
         let feed = context.feed.clone();
         let follower = tokio::spawn(async move { feed.follow().await }).abort_handle();
-        let usage =
-            every("usage", INTERVAL, context, |context| async move { context.recorder.flush(&context.store).await });
-        let limits =
-            every("limits", INTERVAL, context, |context| async move { context.limiter.flush(&context.store).await });
-        let audit =
-            every(
-                "audit",
-                INTERVAL,
-                context,
-                |context| async move { audit_events::seal(&context.store).await.map(|_| ()) },
-            );
-        let adoption = every("adoption", ADOPTION_INTERVAL, context, |context| async move {
-            context.recorder.adopt(&context.store).await
-        });
-        let pruning = every("pruning", PRUNING_INTERVAL, context, move |context| async move {
-            let now = context.clock.now();
-            retention::prune(&context.store, now, usage_retention_days).await?;
-            context.limiter.prune(&context.store, now).await?;
-            key_changes::delete_before(context.store.write(), now.minus(KEEP_CHANGES)).await.map(|_| ())
-        });
-        let tasks = [follower, usage, adoption, limits, audit, pruning];
+        let tasks =
+            [follower].into_iter().chain(of_this_process(context)).chain(of_one_process(context, usage_retention_days));
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
 
@@ -67,12 +56,51 @@ impl Jobs {
     }
 }
 
-/// Runs every job's last round, once no call is in flight any more.
+/// What every process does for itself.
+fn of_this_process(context: &Arc<Context>) -> [AbortHandle; 5] {
+    [
+        each_interval("usage", INTERVAL, context, |context| async move { flush_usage(&context).await }),
+        each_interval("adoption", ADOPTION_INTERVAL, context, |context| async move {
+            context.recorder.adopt(&context.store).await.map(|()| 0)
+        }),
+        each_interval("limits", INTERVAL, context, |context| async move { flush_limits(&context).await }),
+        each_interval("audit", INTERVAL, context, |context| async move { seal(&context).await }),
+        each_interval("pruning", PRUNING_INTERVAL, context, |context| async move {
+            let now = context.clock.now();
+            context.limiter.prune(&context.store, now).await.map(|()| 0)
+        }),
+    ]
+}
+
+/// What one process does for all.
+fn of_one_process(context: &Arc<Context>, usage_retention_days: u32) -> [AbortHandle; 3] {
+    [
+        leased("expire", EACH_MINUTE, context, |context, now| async move { expire::run(&context.store, now).await }),
+        leased("refill", EACH_MINUTE, context, |context, now| async move { refill::run(&context.store, now).await }),
+        leased("retention", RETENTION, context, move |context, now| async move {
+            retention::run(&context.store, now, usage_retention_days).await
+        }),
+    ]
+}
+
+async fn flush_usage(context: &Context) -> Result<u64, StoreError> {
+    context.recorder.flush(&context.store).await.map(|()| 0)
+}
+
+async fn flush_limits(context: &Context) -> Result<u64, StoreError> {
+    context.limiter.flush(&context.store).await.map(|()| 0)
+}
+
+async fn seal(context: &Context) -> Result<u64, StoreError> {
+    audit_events::seal(&context.store).await.map(|sealed| u64::try_from(sealed).unwrap_or(0))
+}
+
+/// Runs the last round of every job that gathers, once no call is in flight any more.
 pub async fn finish(context: &Arc<Context>) {
     let results = [
-        ("usage", context.recorder.flush(&context.store).await),
-        ("limits", context.limiter.flush(&context.store).await),
-        ("audit", audit_events::seal(&context.store).await.map(|_| ())),
+        ("usage", flush_usage(context).await),
+        ("limits", flush_limits(context).await),
+        ("audit", seal(context).await),
     ];
     for (job, result) in results {
         if let Err(error) = result {
@@ -86,37 +114,4 @@ pub async fn finish(context: &Arc<Context>) {
             "usage that the database did not take waits in the spool, for the next start"
         );
     }
-}
-
-fn every<F>(
-    job: &'static str,
-    interval: Duration,
-    context: &Arc<Context>,
-    round: impl Fn(Arc<Context>) -> F + Send + 'static,
-) -> AbortHandle
-where
-    F: Future<Output = Result<(), StoreError>> + Send + 'static,
-{
-    let context = context.clone();
-    tokio::spawn(async move {
-        let mut ticks = tokio::time::interval(interval);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut failing = false;
-        loop {
-            ticks.tick().await;
-            let failure = match context.mutations.spawn(round(context.clone())).await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.chain()),
-                Err(panic) => Some(panic.to_string()),
-            };
-            let failed = failure.is_some();
-            match failure {
-                Some(error) if !failing => tracing::error!(job, error, "a job fails"),
-                None if failing => tracing::info!(job, "a job succeeds again"),
-                Some(_) | None => {}
-            }
-            failing = failed;
-        }
-    })
-    .abort_handle()
 }

@@ -16,6 +16,8 @@ mod m20261121_000003_audit;
 mod m20261121_000004_change_feed;
 mod m20261121_000005_usage_totals;
 mod m20261121_000006_usage_spool;
+mod m20261121_000007_job_leases;
+mod m20261121_000008_bulk_changes;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -30,6 +32,8 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000004_change_feed::Migration),
             Box::new(m20261121_000005_usage_totals::Migration),
             Box::new(m20261121_000006_usage_spool::Migration),
+            Box::new(m20261121_000007_job_leases::Migration),
+            Box::new(m20261121_000008_bulk_changes::Migration),
         ]
     }
 }
@@ -54,6 +58,10 @@ pub fn losses(name: &str) -> &'static str {
             "how many requests a row of usage stands for, and what of each usage spool has been written: usage that \
              waits in a spool may be counted twice"
         }
+        "m20261121_000007_job_leases" => {
+            "when background jobs ran last, and which expiries were told: after going up again each is told once more"
+        }
+        "m20261121_000008_bulk_changes" => "no data; revoking very many keys at once takes long on PostgreSQL",
         _ => "nothing",
     }
 }

@@ -6,6 +6,7 @@
 
 mod create;
 mod list;
+mod revoke_all;
 mod update;
 mod verify;
 
@@ -51,6 +52,8 @@ enum Action {
     Rotate(Rotate),
     /// End a key for good.
     Revoke(Revoke),
+    /// End all keys of an organization, or of one owner in it, for good.
+    RevokeAll(revoke_all::RevokeAll),
     /// Verify a secret, read from standard input or a file. Exit code 0 if it is VALID, else 1.
     Verify(verify::Verify),
 }
@@ -98,6 +101,7 @@ impl Keys {
             Action::Update(update) => update.run(&client).await,
             Action::Rotate(rotate) => rotate.run(&client).await,
             Action::Revoke(revoke) => revoke.run(&client).await,
+            Action::RevokeAll(revoke) => revoke.run(&client).await,
             Action::Verify(verify) => verify.run(&client).await,
         }
     }

@@ -3,11 +3,10 @@
 //! The work is `app`'s; here are the question before `down` and the tables. Invariant: nothing is undone before
 //! what it loses was named and somebody agreed, on a terminal or with `--yes`.
 
-use std::io::{self, BufRead as _, IsTerminal as _};
-
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::confirm;
 use super::failure::{DONE, Failure};
 use super::output::{self, Fields};
 use crate::app::MigrationStatus;
@@ -77,7 +76,7 @@ async fn down(database: &DatabaseConfig, steps: u32, yes: bool) -> Result<(), Fa
         output::note(&format!("  {}: loses {}", migration.name, migration.loses));
     }
     if !yes {
-        confirm()?;
+        confirm::confirm("undo", "not undone")?;
     }
     let steps = u32::try_from(undone.len()).unwrap_or(steps);
     print_names("undone", &app::migrate_down(database, steps).await?)
@@ -87,20 +86,6 @@ async fn down(database: &DatabaseConfig, steps: u32, yes: bool) -> Result<(), Fa
 fn newest_applied(known: &[MigrationStatus], steps: u32) -> Vec<&MigrationStatus> {
     let steps = usize::try_from(steps).unwrap_or(usize::MAX);
     known.iter().rev().filter(|migration| migration.applied).take(steps).collect()
-}
-
-fn confirm() -> Result<(), Failure> {
-    let stdin = io::stdin();
-    if !stdin.is_terminal() {
-        return Err(Failure::refused("nobody to ask: pass --yes to undo without a terminal".to_owned()));
-    }
-    output::note("Go on? [y/N]");
-    let mut answer = String::new();
-    stdin
-        .lock()
-        .read_line(&mut answer)
-        .map_err(|error| Failure::refused(format!("the answer cannot be read: {error}")))?;
-    if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::refused("not undone".to_owned())) }
 }
 
 fn print_names(what: &str, names: &[String]) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ mod audit;
 mod audit_chain;
 mod chart;
 mod client;
+mod confirm;
 mod failure;
 mod fields;
 mod health;

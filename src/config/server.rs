@@ -13,6 +13,12 @@ use super::settings::Setting;
 use super::sources::{Origin, Reported, Sources};
 
 const LISTEN: Setting = Setting::new("listen", "ADDRESS", "127.0.0.1:50051", "Address and port to serve gRPC on");
+const METRICS_LISTEN: Setting = Setting::new(
+    "metrics-listen",
+    "ADDRESS|off",
+    "127.0.0.1:9090",
+    "Address and port of /metrics, /livez and /readyz over plain HTTP, or off",
+);
 const DEV: Setting = Setting::switch("dev", "Prepare a new database as `init` does, and print lines to paste");
 const REFLECTION: Setting =
     Setting::new("reflection", "true|false", "true", "Serve gRPC reflection, without a credential");
@@ -41,6 +47,7 @@ const BATCH_BYTES_MAX: Setting =
 /// All settings of this section.
 pub(super) const SETTINGS: &[Setting] = &[
     LISTEN,
+    METRICS_LISTEN,
     DEV,
     REFLECTION,
     TLS_CERTIFICATE,
@@ -62,6 +69,8 @@ pub(super) const SETTINGS: &[Setting] = &[
 pub struct ServerConfig {
     /// Where gRPC is served.
     pub listen: SocketAddr,
+    /// Where metrics and probes are served; `None` for nowhere.
+    pub metrics_listen: Option<SocketAddr>,
     /// Whether a new database is prepared at start and lines to paste are printed.
     pub dev: bool,
     /// Whether gRPC reflection is served.
@@ -105,6 +114,10 @@ impl ServerConfig {
         let listen = sources.required(&LISTEN, |text| {
             text.parse().map_err(|_| "not an address and port such as 127.0.0.1:50051".to_owned())
         });
+        let metrics_listen = sources.required(&METRICS_LISTEN, |text| match text {
+            "off" => Ok(None),
+            address => address.parse().map(Some).map_err(|_| "neither an address and port nor off".to_owned()),
+        });
         let dev = sources.required(&DEV, parse::boolean);
         let reflection = sources.required(&REFLECTION, parse::boolean);
         let tls = read_tls(sources);
@@ -118,6 +131,7 @@ impl ServerConfig {
         let (message_bytes_max, batch_bytes_max) = read_sizes(sources)?;
         Ok(Self {
             listen: listen?,
+            metrics_listen: metrics_listen?,
             dev: dev?,
             reflection: reflection?,
             tls: tls?,

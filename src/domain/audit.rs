@@ -16,6 +16,7 @@ stored_enum! {
         KeyUpdate = "key.update",
         KeyRotate = "key.rotate",
         KeyRevoke = "key.revoke",
+        KeyExpire = "key.expire",
         OrganizationCreate = "organization.create",
         OrganizationUpdate = "organization.update",
         OrganizationActivate = "organization.activate",
@@ -35,6 +36,12 @@ pub struct Actor {
 }
 
 impl Actor {
+    /// A background job, in no call.
+    #[must_use]
+    pub fn job(name: &str) -> Self {
+        Self { key_id: String::new(), name: format!("{name} job"), request_id: String::new() }
+    }
+
     /// The caller of an rpc.
     #[must_use]
     pub fn of(caller: &Caller, request_id: &str) -> Self {

@@ -20,6 +20,9 @@ macro_rules! stored_enum {
         pub enum $name { $($(#[$value_doc])* $value),+ }
 
         impl $name {
+            /// Every value, in the order of their numbers.
+            pub const ALL: &'static [Self] = &[$(Self::$value),+];
+
             /// The text that stands for this value at rest.
             #[must_use]
             pub const fn as_str(self) -> &'static str {

@@ -8,14 +8,11 @@ use super::{
 };
 
 stored_enum! {
-    /// The width of one sum: of a bucket of a series, or of a row.
+    /// The width of one sum: of a bucket of a series, or of a row. Finest first.
     Granularity { Hour = "HOUR", Day = "DAY", Month = "MONTH" }
 }
 
 impl Granularity {
-    /// All of them, finest first.
-    pub const ALL: [Self; 3] = [Self::Hour, Self::Day, Self::Month];
-
     /// The start of the bucket that `time` falls in.
     #[must_use]
     pub fn bucket_of(self, time: Timestamp) -> Timestamp {

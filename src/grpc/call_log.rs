@@ -1,4 +1,4 @@
-//! One log line per call, and rich details for what tonic refuses by itself before a handler runs: messages that are
+//! One log line and one count per call, and rich details for what tonic refuses by itself before a handler runs: messages that are
 //! too large or malformed, methods that do not exist. Verifications that were answered are logged at DEBUG, since
 //! there is one for every request of every service; all other calls at INFO.
 //! Must not read the body of a call that a handler takes, nor refuse one unread: h2 punishes dropped bodies.
@@ -14,11 +14,17 @@ use tokio::sync::watch;
 use tonic::{Code, Status, body::Body};
 use tracing::{Level, field::display};
 
-use super::{listener::Peer, methods, status::Refusal, until_stopped::until_stopped};
+use super::{
+    listener::Peer,
+    methods::{self, Method},
+    status::Refusal,
+    until_stopped::until_stopped,
+};
 use crate::{
     clock::Clock,
     domain::ids::{KeyId, OrganizationId, RecordId},
     random,
+    telemetry::Metrics,
 };
 
 /// The response header that carries the call's id, where the call has a line in the log.
@@ -74,7 +80,8 @@ impl CallRecord {
 
 /// Writes the line when it is dropped, so that a call whose caller hung up has one too.
 struct Line {
-    method: &'static str,
+    method: Method,
+    metrics: Arc<Metrics>,
     begun: Instant,
     record: CallRecord,
     code: Code,
@@ -83,24 +90,27 @@ struct Line {
 impl Line {
     /// Calls that are made so often that nobody wants to read of each one that went well.
     fn is_quiet(&self) -> bool {
-        let answered = methods::is_verification(self.method) && self.code == Code::Ok;
-        answered || !self.method.starts_with("keystead.") && self.method != methods::UNKNOWN
+        let name = self.method.name;
+        let answered = methods::is_verification(name) && self.code == Code::Ok;
+        answered || !name.starts_with("keystead.") && name != methods::UNKNOWN
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
+        let time = self.begun.elapsed();
+        self.metrics.call(self.method.index, self.code as usize, time);
         let quiet = self.is_quiet();
         if quiet && !tracing::enabled!(Level::DEBUG) {
             return;
         }
         let told = self.record.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let duration_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let duration_us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
         let outcome = told.outcome;
         let key_id = told.key_id.map(display);
         let organization_id = told.organization_id.map(display);
         let caller_key_id = told.caller_key_id.map(display);
-        let (method, code, request_id) = (self.method, code_name(self.code), display(self.record.request_id));
+        let (method, code, request_id) = (self.method.name, code_name(self.code), display(self.record.request_id));
         macro_rules! line {
             ($level:expr) => {
                 tracing::event!(
@@ -125,6 +135,7 @@ impl Drop for Line {
 #[derive(Clone)]
 pub struct CallLog {
     pub clock: Clock,
+    pub metrics: Arc<Metrics>,
     /// Turns true when the service is told to stop.
     pub stopped: watch::Receiver<bool>,
 }
@@ -134,17 +145,18 @@ pub struct LoggedCall(Line);
 
 impl CallLog {
     /// Begins a call of this method; `None` for one that does not exist.
-    pub fn begin(&self, method: Option<&'static str>, peer: Peer) -> LoggedCall {
+    pub fn begin(&self, method: Option<Method>, peer: Peer) -> LoggedCall {
         let request_id = RecordId::new(self.clock.now(), random::id_bytes());
         let record = CallRecord { request_id, peer, told: Arc::default() };
-        let method = method.unwrap_or(methods::UNKNOWN);
-        LoggedCall(Line { method, begun: Instant::now(), record, code: Code::Cancelled })
+        let method = method.unwrap_or_else(methods::unknown);
+        let metrics = self.metrics.clone();
+        LoggedCall(Line { method, metrics, begun: Instant::now(), record, code: Code::Cancelled })
     }
 
     /// Gives a request what its handler wants to know of the call, and a stream that never ends by itself its end.
-    pub fn prepare(&self, method: &'static str, mut request: Request<Body>, record: CallRecord) -> Request<Body> {
+    pub fn prepare(&self, method: Method, mut request: Request<Body>, record: CallRecord) -> Request<Body> {
         request.extensions_mut().insert(record);
-        if methods::is_reflection(method) {
+        if methods::is_reflection(method.name) {
             request.map(|body| until_stopped(body, self.stopped.clone()))
         } else {
             request

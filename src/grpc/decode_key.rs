@@ -21,7 +21,7 @@ use crate::{
         usage::UsageEvent,
     },
     proto::v1,
-    service::{self, Freshness, RevokeKey, RotateKey, ServiceError, UpdateKey, Verification},
+    service::{self, Freshness, RevokeKey, RevokeKeys, RotateKey, ServiceError, UpdateKey, Verification},
 };
 
 /// The longest lifetime of a key given as a span: 100 years.
@@ -257,6 +257,31 @@ pub fn decode_revoke(request: &v1::RevokeKeyRequest) -> Result<RevokeKey, Servic
     let note = fields.take("note", text::parse_note(&request.note));
     let etag = fields.etag(&request.etag);
     fields.finish((|| Some(RevokeKey { id: id?, reason: reason?, note: note?, etag }))())
+}
+
+pub fn decode_revoke_keys(request: &v1::RevokeKeysRequest) -> Result<RevokeKeys, ServiceError> {
+    let mut fields = Fields::default();
+    let organization_id = fields.take("organization_id", OrganizationId::parse(&request.organization_id));
+    // An owner that was lost on the way must not select everything.
+    let owner_id = match request.owner_id.as_deref() {
+        None => None,
+        Some("") => {
+            fields.refuse("owner_id", Invalid::new("must not be empty; leave it out to revoke all keys"));
+            None
+        }
+        Some(owner) => fields.take("owner_id", text::parse_owner(owner)),
+    };
+    let reason = fields.word("reason", request.reason, |word| Some(reason(word)));
+    let note = fields.take("note", text::parse_note(&request.note));
+    fields.finish((|| {
+        Some(RevokeKeys {
+            organization_id: organization_id?,
+            owner_id,
+            reason: reason?,
+            note: note?,
+            dry_run: request.dry_run,
+        })
+    })())
 }
 
 pub fn decode_key_id(field: &str, id: &str) -> Result<KeyId, ServiceError> {

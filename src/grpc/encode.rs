@@ -13,8 +13,20 @@ use crate::{
         time::Timestamp,
     },
     proto::v1,
-    service::{CountedOrganization, Verified},
+    service::{CountedOrganization, RevokedKeys, Verified},
 };
+
+/// The most ids that an answer names: 38 bytes each, so that it stays below the 4 MiB which gRPC clients take.
+const REVOKED_IDS_MAX: usize = 50_000;
+
+/// Keys that were revoked together: all of them counted, the first of them named.
+pub fn encode_revoked(revoked: &RevokedKeys) -> v1::RevokeKeysResponse {
+    v1::RevokeKeysResponse {
+        key_ids: revoked.ids.iter().take(REVOKED_IDS_MAX).map(ToString::to_string).collect(),
+        revision: revoked.revision,
+        key_count: i64::try_from(revoked.ids.len()).unwrap_or(i64::MAX),
+    }
+}
 
 /// A key as it stands at `now`.
 pub fn encode_key(key: ApiKey, now: Timestamp) -> v1::ApiKey {

@@ -140,7 +140,12 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::RevokeKeysRequest>,
     ) -> Result<Response<v1::RevokeKeysResponse>, Status> {
-        self.unimplemented(request, Permission::KeysRevoke, "RevokeKeys").await
+        self.call(request, Permission::KeysRevoke, |context, call, request, record| async move {
+            let revoke = decode_key::decode_revoke_keys(&request)?;
+            record.organization(revoke.organization_id);
+            Ok(encode::encode_revoked(&service::revoke_keys(&context, &call, revoke).await?))
+        })
+        .await
     }
 
     async fn import_keys(

@@ -40,6 +40,7 @@ pub use self::{
     connection::ConnectionLimits,
     health::Health,
     listener::ListenerLimits,
+    methods::names as method_names,
     server::{ServerLimits, serve},
     tls::{TlsError, TlsReloader},
 };

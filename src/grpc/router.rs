@@ -52,7 +52,7 @@ impl hyper::service::Service<Request<Incoming>> for Router {
         let method = methods::find(request.uri().path());
         let call = log.begin(method, self.peer);
         match method {
-            Some(methods::VERIFY_KEY) => {
+            Some(method) if method.name == methods::VERIFY_KEY => {
                 let (calls, bytes_max) = (calls.clone(), *message_bytes_max);
                 Box::pin(async move {
                     let answer = verify_call(&calls, request, call.record(), bytes_max).await;
@@ -61,7 +61,7 @@ impl hyper::service::Service<Request<Incoming>> for Router {
             }
             Some(method) => {
                 let request = log.prepare(method, request.map(Body::new), call.record());
-                let answer = if method.starts_with(KeyServiceServer::<Calls>::NAME) {
+                let answer = if method.name.starts_with(KeyServiceServer::<Calls>::NAME) {
                     keys.clone().call(request)
                 } else {
                     Box::pin(others.clone().call(request)) as BoxFuture<_, _>

@@ -109,7 +109,8 @@ fn services(
 ) -> Result<Services, Box<dyn Error + Send + Sync>> {
     let (single, batch) = (limits.message_bytes_max, limits.batch_bytes_max);
     let own_calls = calls.clone();
-    let log = CallLog { clock: calls.context.clock.clone(), stopped };
+    let (clock, metrics) = (calls.context.clock.clone(), calls.context.metrics.clone());
+    let log = CallLog { clock, metrics, stopped };
     let keys = BySize {
         single: KeyServiceServer::new(calls.clone()).max_decoding_message_size(single),
         batch: KeyServiceServer::new(calls.clone()).max_decoding_message_size(batch),

@@ -1,6 +1,8 @@
 //! Checks that several mutations share: etags, scopes handed out, and the last admin key.
 //! Those about rows belong inside the mutation's transaction, after the row has been locked.
 
+use std::collections::HashSet;
+
 use super::{Call, Resource, ServiceError};
 use crate::{
     domain::{
@@ -45,11 +47,33 @@ pub async fn check_admin_left(transaction: &impl Database, before: &ApiKey) -> R
     if !is_lasting_admin(before) || key_counts::count_admins(transaction).await? > 0 {
         return Ok(());
     }
-    Err(ServiceError::FailedPrecondition {
+    Err(last_admin(before.id))
+}
+
+/// Refuses to take `leaving` away, keys of `organization`, where no lasting admin key would be left. In a transaction
+/// that has locked `system` what it finds stays so.
+pub async fn check_admins_stay(
+    db: &impl Database,
+    organization: OrganizationId,
+    leaving: &[KeyId],
+) -> Result<(), ServiceError> {
+    if organization != OrganizationId::SYSTEM {
+        return Ok(());
+    }
+    let leaving: HashSet<KeyId> = leaving.iter().copied().collect();
+    let admins = key_counts::list_admins(db).await?;
+    match admins.first() {
+        Some(last) if admins.iter().all(|admin| leaving.contains(admin)) => Err(last_admin(*last)),
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn last_admin(key: KeyId) -> ServiceError {
+    ServiceError::FailedPrecondition {
         reason: "LAST_ADMIN_KEY",
-        resource: Resource::key(before.id),
+        resource: Resource::key(key),
         description: "this is the last key with keystead.admin that never expires; create another first".to_owned(),
-    })
+    }
 }
 
 /// Writes the audit event of a mutation.

@@ -19,6 +19,7 @@ mod list_keys;
 mod list_organizations;
 mod report_usage;
 mod revoke_key;
+mod revoke_keys;
 mod rotate_key;
 mod set_organization_active;
 mod update_key;
@@ -35,6 +36,7 @@ use crate::{
     domain::{audit::Actor, ids::RecordId, page::PageTokens, permission::Caller},
     limits::{Limiter, Spender},
     store::Store,
+    telemetry::Metrics,
     usage::Recorder,
     verify::{Feed, Records},
 };
@@ -57,6 +59,7 @@ pub use self::{
     list_organizations::list_organizations,
     report_usage::report_usage,
     revoke_key::{RevokeKey, revoke_key},
+    revoke_keys::{RevokeKeys, RevokedKeys, revoke_keys},
     rotate_key::{RotateKey, RotatedKey, rotate_key},
     set_organization_active::set_organization_active,
     update_key::{UpdateKey, update_key},
@@ -74,6 +77,7 @@ pub struct Context {
     pub limiter: Limiter,
     pub spender: Spender,
     pub recorder: Recorder,
+    pub metrics: Arc<Metrics>,
     /// Set once everything that a call needs has been read from the database; until then every call is refused.
     pub page_tokens: OnceLock<PageTokens>,
     /// Mutations and spends of credits under way; a shutdown waits for them.
@@ -100,6 +104,15 @@ impl Context {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.page_tokens.get().is_some()
+    }
+
+    /// The page of metrics. What the parts hold as numbers already is read here, when somebody asks.
+    #[must_use]
+    pub fn metrics_page(&self) -> String {
+        let metrics = &self.metrics;
+        metrics.feed_revision.set(self.feed.position());
+        metrics.mutations_in_flight.set(i64::try_from(self.mutations.len()).unwrap_or(i64::MAX));
+        metrics.render()
     }
 
     /// The tokens of lists; `Unavailable` before the database has answered for the first time.

@@ -123,6 +123,7 @@ pub(super) fn record(context: &Context, usage: &mut UsageEvent, verified: &Verif
     usage.key = verified.key.as_ref().map(|key| (key.id, key.organization_id));
     usage.outcome = verified.outcome;
     usage.time = now;
+    context.metrics.verification(verified.outcome);
     context.recorder.record(usage);
 }
 

@@ -12,7 +12,8 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector,
+    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqlxPostgresConnector,
+    SqlxSqliteConnector,
     sqlx::{
         self, Executor as _,
         postgres::{PgConnectOptions, PgPoolOptions},
@@ -20,7 +21,7 @@ use sea_orm::{
     },
 };
 
-use super::Store;
+use super::{Store, StoreError};
 
 /// The first SQLite library in which a WAL cannot be corrupted by a checkpoint race (release notes of 3.51.3).
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
@@ -231,6 +232,18 @@ fn postgres_pool(
         })
         .connect_lazy_with(options);
     Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
+/// Says that this transaction changes many keys in each statement. On PostgreSQL the feed's triggers then run once for
+/// a statement and not once for a row, where each would walk over all versions of the counter before it.
+///
+/// # Errors
+/// The database's own.
+pub async fn announce_bulk(transaction: &DatabaseTransaction) -> Result<(), StoreError> {
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        transaction.execute_unprepared("SELECT set_config('keystead.bulk', 'on', true)").await?;
+    }
+    Ok(())
 }
 
 /// Takes the lock under which one process at a time migrates, and gives the connection that holds it: run the

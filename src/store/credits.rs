@@ -39,12 +39,10 @@ pub enum Balance {
 /// Spends `cost` credits of a key, refilling first where that is due. What the refill is, the row says: the key that
 /// was presented may be an older one of the same chain.
 pub async fn spend(db: &impl ConnectionTrait, id: KeyId, cost: i64, now: Timestamp) -> Result<Spent, StoreError> {
-    let next = Expr::case(interval_is(RefillInterval::Day), RefillInterval::Day.next_after(now).micros())
-        .finally(RefillInterval::Month.next_after(now).micros());
     let statement = Query::update()
         .table(Entity)
         .value(Column::CreditsRemaining, effective(now).sub(cost))
-        .value(Column::CreditsRefillTimeUs, Expr::case(due(now), next).finally(Expr::col(Column::CreditsRefillTimeUs)))
+        .value(Column::CreditsRefillTimeUs, refill_time(now))
         .and_where(Expr::col(Column::Id).eq(id.to_string()))
         // Or a refill that falls due on a rotated key's row would count there and on its successor's.
         .and_where(Expr::col(Column::SuccessorId).is_null())
@@ -80,12 +78,19 @@ fn interval_is(interval: RefillInterval) -> SimpleExpr {
     Expr::col(Column::CreditsRefillInterval).eq(interval.as_str())
 }
 
-fn due(now: Timestamp) -> SimpleExpr {
+pub(super) fn due(now: Timestamp) -> SimpleExpr {
     Expr::col(Column::CreditsRefillTimeUs).lte(now.micros())
 }
 
+/// When the next refill is, once a due one has been counted in.
+pub(super) fn refill_time(now: Timestamp) -> SimpleExpr {
+    let next = Expr::case(interval_is(RefillInterval::Day), RefillInterval::Day.next_after(now).micros())
+        .finally(RefillInterval::Month.next_after(now).micros());
+    Expr::case(due(now), next).finally(Expr::col(Column::CreditsRefillTimeUs)).into()
+}
+
 /// What remains once a due refill has raised it.
-fn effective(now: Timestamp) -> SimpleExpr {
+pub(super) fn effective(now: Timestamp) -> SimpleExpr {
     let raised = due(now).and(Expr::col(Column::CreditsRemaining).lt(Expr::col(Column::CreditsRefillAmount)));
     Expr::case(raised, Expr::col(Column::CreditsRefillAmount)).finally(Expr::col(Column::CreditsRemaining)).into()
 }

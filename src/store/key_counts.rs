@@ -8,7 +8,7 @@ use sea_orm::{
 
 use super::{StoreError, api_keys::in_reach, entity::api_key as row, entity::api_key::Column, rows};
 use crate::domain::{
-    ids::OrganizationId,
+    ids::{KeyId, OrganizationId},
     key::{ApiKey, StoredStatus},
     permission::{Reach, is_admin},
     time::Timestamp,
@@ -100,14 +100,19 @@ pub async fn statistics(
     Ok(statistics)
 }
 
-/// How many keys of `system` hold every permission, are usable now from anywhere and never expire: the ones that keep the
-/// operator from being locked out.
+/// How many keys of `system` are among [`list_admins`].
 pub async fn count_admins(db: &impl ConnectionTrait) -> Result<usize, StoreError> {
+    Ok(list_admins(db).await?.len())
+}
+
+/// The keys of `system` that hold every permission, are usable now from anywhere and never expire: the ones that keep
+/// the operator from being locked out.
+pub async fn list_admins(db: &impl ConnectionTrait) -> Result<Vec<KeyId>, StoreError> {
     let select = in_reach(Reach::Only(OrganizationId::SYSTEM))
         .filter(Column::Status.eq(StoredStatus::Active.as_str()))
         .filter(Column::ExpireTimeUs.is_null())
         .filter(Column::AllowedCidrs.eq("[]"));
     let found = db.query_all(select.as_query()).await?;
     let keys: Vec<ApiKey> = rows::readable::<row::Model, ApiKey>(&found);
-    Ok(keys.iter().filter(|key| is_admin(&key.scopes)).count())
+    Ok(keys.iter().filter(|key| is_admin(&key.scopes)).map(|key| key.id).collect())
 }

@@ -1,5 +1,6 @@
 //! The database: a file of queries for each table, on SQLite and PostgreSQL alike; `api_keys` has `key_counts`,
-//! `key_records`, `rotations` and `credits` beside it, and usage is written by one file and summed by another.
+//! `key_records`, `rotations`, `revocations`, `expiries`, `refills` and `credits` beside it, and usage is written by one
+//! file and summed by another.
 //!
 //! Contract: `find_` gives an option, `list_` a page, `insert_` may conflict, `update_` and `delete_` say whether a
 //! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
@@ -13,12 +14,16 @@ pub mod connect;
 pub mod credits;
 mod entity;
 mod error;
+pub mod expiries;
+pub mod job_leases;
 pub mod key_changes;
 pub mod key_counts;
 pub mod key_records;
 pub mod migrate;
 pub mod organizations;
 pub mod rate_limits;
+pub mod refills;
+pub mod revocations;
 pub mod rotations;
 mod rows;
 pub mod state;

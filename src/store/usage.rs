@@ -153,7 +153,7 @@ pub async fn add_reports(
         let amounts = [1, report.is_error().into(), response_time, report.tokens, report.cost_micro_usd];
         sums.add(Some((report.key_id, *organization)), report.time, &report.endpoint, REPORTED, amounts);
         for subject in [organization.to_string(), report.key_id.to_string()] {
-            for granularity in Granularity::ALL {
+            for granularity in Granularity::ALL.iter().copied() {
                 let start = granularity.bucket_of(report.time);
                 let of = |rest: &[Cell]| [&row_of(&subject, granularity, start), rest].concat();
                 if report.is_error() {
@@ -204,7 +204,7 @@ impl<const N: usize> Sums<N> {
         if key.is_none() {
             return;
         }
-        for granularity in Granularity::ALL {
+        for granularity in Granularity::ALL.iter().copied() {
             let row = row_of(&organization, granularity, granularity.bucket_of(time));
             self.totals.add([&row[..], &[by_endpoint.clone(), outcome.clone()]].concat(), amounts);
             if granularity != Granularity::Hour {

@@ -1,12 +1,18 @@
-//! Logs: one line per call and one per event of the process, as text for people or JSON for machines, on standard
-//! error. Names of fields are those of the contract: `method`, `code`, `outcome`, `key_id`, `organization_id`,
-//! `duration_us`, `request_id`. Never a secret, a digest, metadata or a database url.
+//! What operators see. Metrics (`metrics`, shown by `listener`), and logs: one line per call and one per event of the
+//! process, as text for people or JSON for machines, on standard error. Names of fields are those of the contract:
+//! `method`, `code`, `outcome`, `key_id`, `organization_id`, `duration_us`, `request_id`. Never a secret, a digest,
+//! metadata or a database url.
+
+pub mod listener;
+mod metrics;
 
 use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{LogFormat, TelemetryConfig};
+
+pub use metrics::{JobMetrics, Metrics};
 
 /// What our dependencies may say at most: sqlx logs statements, h2 and rustls log bytes, and either may hold what
 /// must not be logged.

@@ -48,7 +48,7 @@ pub const PERMISSIONS: &[(&str, &[&str])] = &[
 ];
 
 /// Rpcs of the contract that this version does not have yet.
-pub const NOT_BUILT: &[&str] = &["KeyService/RevokeKeys", "KeyService/ImportKeys"];
+pub const NOT_BUILT: &[&str] = &["KeyService/ImportKeys"];
 
 /// The permission that opens an rpc.
 fn permission_of(rpc: &Rpc) -> &'static str {

@@ -1,7 +1,7 @@
 //! No secret leaves the service but in the one answer that issues it: after a run through every rpc, every command and
 //! many errors, with secrets in every wrong field too, neither secret nor digest is found byte by byte in the database
-//! or the logs, nor metadata in the logs, nor a secret in an error. `needles` searches, `run` does the run, `lines`
-//! shows what the log does say of each call.
+//! or the logs and the page of metrics, nor metadata in these, nor a secret in an error. `needles` searches, `run` does
+//! the run, `lines` shows what the log does say of each call.
 
 mod lines;
 mod needles;
@@ -16,10 +16,13 @@ async fn after_a_run_through_everything_no_secret_and_no_digest_is_in_the_databa
     let mut known = run::Known::default();
     let mut logs = Vec::new();
     for format in ["text", "json"] {
-        let arguments = ["--log-level", "debug", "--log-format", format];
+        let arguments = ["--log-level", "debug", "--log-format", format, "--metrics-listen", "127.0.0.1:0"];
         let mut server = Server::start(&database, &arguments).await;
         known.secrets.push(server.admin_secret().to_owned());
         run::through_everything(&server, &database, format, &mut known).await;
+        let (status, page) = crate::server::metrics::get(server.metrics_address(), "/metrics").await;
+        assert!(status == 200 && page.contains("keystead_calls_total"), "the page is there to be searched");
+        logs.extend(page.into_bytes());
         server.sigterm();
         assert!(server.wait_exit().await.success());
         assert!(server.log_text().matches("call").count() > 100, "the logs are there to be searched");

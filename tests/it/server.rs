@@ -6,7 +6,9 @@
 mod connections;
 mod drain;
 mod hang_up;
+mod jobs;
 mod messages;
+pub mod metrics;
 mod tls;
 mod wire;
 

@@ -30,6 +30,7 @@ pub struct Model {
     pub create_time_us: i64,
     pub update_time_us: i64,
     pub expire_time_us: Option<i64>,
+    pub expire_told_us: i64,
     pub last_used_time_us: Option<i64>,
     pub request_count: i64,
     pub created_by: String,

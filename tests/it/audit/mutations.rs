@@ -2,9 +2,10 @@
 //! must leave. Shared by the tests of this folder, so that a new mutation is added in one place.
 
 use keystead::proto::v1::{
-    ActivateOrganizationRequest, ApiKey, CreateKeyResponse, CreateOrganizationResponse, DeactivateOrganizationRequest,
-    DeleteOrganizationRequest, ListKeysRequest, ListOrganizationsRequest, Organization, RevocationReason,
-    RevokeKeyRequest, RotateKeyRequest, RotateKeyResponse, UpdateOrganizationRequest,
+    ActivateOrganizationRequest, ApiKey, CreateKeyRequest, CreateKeyResponse, CreateOrganizationResponse,
+    DeactivateOrganizationRequest, DeleteOrganizationRequest, ListKeysRequest, ListOrganizationsRequest, Organization,
+    RevocationReason, RevokeKeyRequest, RevokeKeysRequest, RotateKeyRequest, RotateKeyResponse,
+    UpdateOrganizationRequest,
 };
 use prost::Message;
 use prost_types::{Duration, FieldMask};
@@ -20,6 +21,7 @@ pub const MUTATIONS: &[&str] = &[
     "KeyService/UpdateKey",
     "KeyService/RotateKey",
     "KeyService/RevokeKey",
+    "KeyService/RevokeKeys",
     "OrganizationService/CreateOrganization",
     "OrganizationService/UpdateOrganization",
     "OrganizationService/ActivateOrganization",
@@ -76,6 +78,13 @@ impl Prepared {
     }
 }
 
+/// The id of a new key of this owner.
+async fn create_owned(server: &Server, organization: &str, owner: &str) -> String {
+    let request = CreateKeyRequest { owner_id: owner.to_owned(), ..issuing(organization, &[]) };
+    let created = server.keys().create_key(request).await.expect("a key is created").into_inner();
+    created.key.expect("the key").id
+}
+
 /// Good requests of one rpc, each with an organization and keys of its own.
 pub async fn prepare(server: &Server, rpc: &'static str) -> Vec<Prepared> {
     let mut made = 0;
@@ -128,6 +137,15 @@ pub async fn prepare(server: &Server, rpc: &'static str) -> Vec<Prepared> {
                 ..Default::default()
             };
             add("plain", &["key.revoke"], &key, &id, request.encode_to_vec());
+        }
+        "KeyService/RevokeKeys" => {
+            for owner_id in [None, Some("worker-7".to_owned())] {
+                let id = next().await;
+                let key = create_owned(server, &id, "worker-7").await;
+                let what = format!("of {owner_id:?}");
+                let all = RevokeKeysRequest { organization_id: id.clone(), owner_id, ..Default::default() };
+                add(&what, &["key.revoke"], &key, &id, all.encode_to_vec());
+            }
         }
         "OrganizationService/CreateOrganization" => {
             add("plain", &["organization.create"], "", "", creating("brand-new").encode_to_vec());

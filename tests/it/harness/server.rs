@@ -140,6 +140,11 @@ impl Server {
         connect(self.address())
     }
 
+    /// Where the present process serves metrics, if it was started with `--metrics-listen 127.0.0.1:0`.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.output.address_after("metrics are served", "metrics").expect("a server that serves metrics")
+    }
+
     /// What the process printed on both of its outputs, over all restarts.
     pub fn logs(&self) -> Vec<u8> {
         self.output.printed().bytes.clone()
@@ -252,9 +257,14 @@ impl Output {
 
     /// The address in the line `listening ... address=127.0.0.1:PORT` of the present process.
     fn listening_address(&self) -> Option<SocketAddr> {
+        self.address_after("listening", "address")
+    }
+
+    /// The address in the present process's line that holds both words.
+    fn address_after(&self, line: &str, field: &str) -> Option<SocketAddr> {
         let printed = self.printed();
         let text = String::from_utf8_lossy(&printed.bytes[printed.present..]);
-        let line = text.lines().find(|line| line.contains("listening") && line.contains("address"))?;
+        let line = text.lines().find(|printed| printed.contains(line) && printed.contains(field))?;
         let address = &line[line.find("127.0.0.1:")?..];
         let end = address.find(|letter: char| !matches!(letter, '0'..='9' | '.' | ':'));
         address[..end.unwrap_or(address.len())].parse().ok()
@@ -294,6 +304,8 @@ pub(super) fn bare_command(database_url: &str) -> Command {
     }
     // In the environment, because the URL of PostgreSQL holds a password and a process list shows arguments.
     command.env("KEYSTEAD_DATABASE_URL", database_url).env("NO_COLOR", "1");
+    // Many servers share this machine; tests of metrics ask for a free port with the flag.
+    command.env("KEYSTEAD_METRICS_LISTEN", "off");
     command
 }
 

@@ -15,6 +15,7 @@ mod list_pages;
 mod messages;
 mod revoke;
 mod revoke_admins;
+mod revoke_keys;
 mod rotate;
 mod rotate_shares;
 mod unimplemented;

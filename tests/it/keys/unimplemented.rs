@@ -2,7 +2,7 @@
 //! An rpc that is built leaves this file and gets one of its own.
 //! Invariant: such a call changes nothing, and tells nothing to callers without its permission.
 
-use keystead::proto::v1::{ImportKeysRequest, RevokeKeysRequest};
+use keystead::proto::v1::ImportKeysRequest;
 use tonic::{Code, Response, Status};
 
 use super::{Footprint, World, refused};
@@ -19,12 +19,9 @@ fn assert_unimplemented<T>(result: Result<Response<T>, Status>, rpc: &str) {
 store_test!(an_rpc_that_is_not_there_yet_says_so);
 async fn an_rpc_that_is_not_there_yet_says_so(database: TestDatabase) {
     let world = World::new(&database).await;
-    let (key, _) = world.create(world.new_key()).await;
     let before = Footprint::of(&database).await;
     let mut keys = world.server.keys();
     assert_unimplemented(keys.import_keys(ImportKeysRequest::default()).await, "ImportKeys");
-    let all = RevokeKeysRequest { organization_id: key.organization_id, ..Default::default() };
-    assert_unimplemented(keys.revoke_keys(all).await, "RevokeKeys");
     assert_eq!(Footprint::of(&database).await, before, "and does nothing");
 }
 
@@ -35,5 +32,4 @@ async fn a_caller_without_the_permission_is_not_told(database: TestDatabase) {
     let mut keys = world.server.keys_as(&caller);
     let denied = "PERMISSION_DENIED";
     refused(keys.import_keys(ImportKeysRequest::default()).await, Code::PermissionDenied, denied);
-    refused(keys.revoke_keys(RevokeKeysRequest::default()).await, Code::PermissionDenied, denied);
 }

@@ -29,7 +29,9 @@ const POSTGRES_TABLES: &str = "SELECT count(*) FROM information_schema.tables
     WHERE table_schema = 'public' AND table_name <> 'seaql_migrations'";
 
 /// What each migration's loss says, and the tables that go with it; newest first.
-const LOSSES: [(&str, &[&str]); 6] = [
+const LOSSES: [(&str, &[&str]); 8] = [
+    ("no data", &[]),
+    ("when background jobs ran last", &["job_leases"]),
     ("how many requests", &["usage_spools"]),
     (
         "sums of usage by day and month",
@@ -40,6 +42,11 @@ const LOSSES: [(&str, &[&str]); 6] = [
     ("all usage", &["api_key_usage", "usage_rollups", "rate_limit_tracking"]),
     ("every organization, every API key", &["organizations", "api_keys", "imports", "service_state"]),
 ];
+
+/// How many tables there are.
+fn tables() -> i64 {
+    LOSSES.iter().map(|(_, tables)| i64::try_from(tables.len()).expect("few")).sum()
+}
 
 async fn schema(database: &TestDatabase) -> String {
     database.query_string(by_engine(database.engine, SQLITE_SCHEMA, POSTGRES_SCHEMA)).await
@@ -64,7 +71,7 @@ async fn an_empty_database_gets_every_table_and_a_second_up_changes_nothing(data
 
     let applied = migrate::up(&options).await.expect("up");
     assert_eq!(applied, before.iter().map(|migration| migration.name.clone()).collect::<Vec<_>>());
-    assert_eq!(table_count(&database).await, 16);
+    assert_eq!(table_count(&database).await, tables());
     let after = migrate::status(&options).await.expect("a status");
     assert!(after.iter().all(|migration| migration.applied), "{after:?}");
 
@@ -82,7 +89,9 @@ async fn every_step_down_and_up_again_makes_the_same_schema(database: TestDataba
     for steps in 1..=names.len() {
         let asked = u32::try_from(steps).expect("a small number");
         assert_eq!(migrate::down(&options, asked).await.expect("down"), names[..steps]);
-        assert_ne!(schema(&database).await, whole, "after {steps} down");
+        // SQLite needs nothing of the newest, which makes changes of many keys cheap on PostgreSQL.
+        let same = steps == 1 && database.engine == Engine::Sqlite;
+        assert_eq!(schema(&database).await == whole, same, "after {steps} down");
         migrate::up(&options).await.expect("up again");
         assert_eq!(schema(&database).await, whole, "after {steps} down and up again");
     }
@@ -135,7 +144,7 @@ async fn organizations_and_keys_outlive_every_other_migration_and_the_chain_begi
     super::commit_all(transaction).await;
     let options = options(&world.database);
 
-    migrate::down(&options, 4).await.expect("down");
+    migrate::down(&options, u32::try_from(LOSSES.len() - 1).expect("few")).await.expect("down");
     migrate::up(&options).await.expect("up again");
 
     assert_eq!(world.stored(&key).await, key);
@@ -193,7 +202,7 @@ async fn a_migration_that_fails_half_way_leaves_nothing_behind_and_can_be_repeat
     let options = options(&database);
     migrate::up(&options).await.expect("up");
     let whole = schema(&database).await;
-    migrate::down(&options, 5).await.expect("down");
+    migrate::down(&options, u32::try_from(LOSSES.len()).expect("few")).await.expect("down");
     // In the way of the first migration's third table.
     database.raw_sql("CREATE TABLE api_keys (id text)").await;
 
@@ -202,7 +211,7 @@ async fn a_migration_that_fails_half_way_leaves_nothing_behind_and_can_be_repeat
     assert_eq!(table_count(&database).await, 1, "only what stood in the way");
 
     database.raw_sql("DROP TABLE api_keys").await;
-    assert_eq!(migrate::up(&options).await.expect("up").len(), 5);
+    assert_eq!(migrate::up(&options).await.expect("up").len(), LOSSES.len());
     assert_eq!(schema(&database).await, whole);
 }
 

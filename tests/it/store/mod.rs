@@ -8,6 +8,7 @@ mod cancelled;
 mod corrupt_rows;
 mod credits;
 mod flood;
+mod jobs;
 mod key_changes;
 mod key_counts;
 mod key_lists;

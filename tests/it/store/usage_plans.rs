@@ -92,9 +92,9 @@ async fn every_statistic_is_read_through_ranges_of_indexes(database: TestDatabas
     let key = KeyId::new(samples::NOW, random::bytes());
     for subject in [UsageSubject::Organization(world.acme.id), UsageSubject::Key(key)] {
         for granularity in Granularity::ALL {
-            usage_sums::list_points(&db, subject, &span, granularity).await.expect("sums");
+            usage_sums::list_points(&db, subject, &span, *granularity).await.expect("sums");
             db.assert_ranges("points");
-            usage_sums::list_point_times(&db, subject, &span, granularity).await.expect("sums");
+            usage_sums::list_point_times(&db, subject, &span, *granularity).await.expect("sums");
             db.assert_ranges("response times of points");
         }
         usage_sums::list_endpoints(&db, subject, &span, 10).await.expect("sums");

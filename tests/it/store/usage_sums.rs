@@ -234,7 +234,7 @@ async fn every_statistic_of_every_span_is_what_counting_each_use_gives(database:
         let span = UsageSpan { start: at(start), end, nothing_from: at(HOURS) };
         for subject in [UsageSubject::Organization(world.acme.id), UsageSubject::Key(model.keys[1].0)] {
             for granularity in Granularity::ALL {
-                check(&world, &model, subject, &span, granularity).await;
+                check(&world, &model, subject, &span, *granularity).await;
             }
         }
     }

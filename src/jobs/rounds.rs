@@ -1,0 +1,124 @@
+//! How a job's rounds run: each to its end in a task of its own, counted, and logged once per streak of failures.
+//! `each_interval` is for what every process does for itself; `leased` for what one process does for all, by a lease.
+//! Must not end a round in the middle: a round may hold a transaction.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{task::AbortHandle, time::MissedTickBehavior};
+
+use crate::{
+    domain::{ids::RecordId, time::Timestamp},
+    random,
+    service::Context,
+    store::{StoreError, job_leases, job_leases::Schedule},
+};
+
+/// How often a process asks whether a job is due that one process does for all; up to as much again is added at
+/// random to the first, so that replicas that start together do not ask together.
+const ASK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What one round did: the rows that it wrote or deleted, or `None` where there was nothing to run.
+type Round = Result<Option<u64>, StoreError>;
+
+/// One job's name and present streak.
+struct Job {
+    name: &'static str,
+    context: Arc<Context>,
+    failing: bool,
+}
+
+impl Job {
+    async fn run(&mut self, round: impl Future<Output = Round> + Send + 'static) {
+        let begun = Instant::now();
+        let (failure, rows) = match self.context.mutations.spawn(round).await {
+            Ok(Ok(None)) => return,
+            Ok(Ok(Some(rows))) => (None, rows),
+            Ok(Err(error)) => (Some(error.chain()), 0),
+            Err(panic) => (Some(panic.to_string()), 0),
+        };
+        let now = self.context.clock.now();
+        let metrics = self.context.metrics.job(self.name);
+        match &failure {
+            None => metrics.succeeded(rows, begun.elapsed(), now),
+            Some(_) => metrics.failed(begun.elapsed()),
+        }
+        let (job, failed) = (self.name, failure.is_some());
+        match failure {
+            Some(error) if !self.failing => tracing::error!(job, error, "a job fails"),
+            None if self.failing => tracing::info!(job, "a job succeeds again"),
+            Some(_) | None => {}
+        }
+        self.failing = failed;
+    }
+}
+
+/// Runs a round now and then each `interval`; it gives how many rows it wrote or deleted.
+pub fn each_interval<F>(
+    name: &'static str,
+    interval: Duration,
+    context: &Arc<Context>,
+    round: impl Fn(Arc<Context>) -> F + Send + 'static,
+) -> AbortHandle
+where
+    F: Future<Output = Result<u64, StoreError>> + Send + 'static,
+{
+    let mut job = Job { name, context: context.clone(), failing: false };
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let rows = round(job.context.clone());
+            job.run(async move { rows.await.map(Some) }).await;
+        }
+    })
+    .abort_handle()
+}
+
+/// Runs a job whenever it is due and no other process has it.
+pub fn leased<F>(
+    name: &'static str,
+    schedule: Schedule,
+    context: &Arc<Context>,
+    work: impl Fn(Arc<Context>, Timestamp) -> F + Clone + Send + 'static,
+) -> AbortHandle
+where
+    F: Future<Output = Result<u64, StoreError>> + Send + 'static,
+{
+    let mut job = Job { name, context: context.clone(), failing: false };
+    let holder = RecordId::new(context.clock.now(), random::bytes()).to_string();
+    tokio::spawn(async move {
+        let jitter = u32::from(random::bytes::<1>().first().copied().unwrap_or(0));
+        let mut pause = ASK_INTERVAL * jitter / 256;
+        loop {
+            let (context, holder, work) = (job.context.clone(), holder.clone(), work.clone());
+            job.run(async move { run_if_due(name, &holder, schedule, &context, work).await }).await;
+            tokio::time::sleep(ASK_INTERVAL + pause).await;
+            pause = Duration::ZERO;
+        }
+    })
+    .abort_handle()
+}
+
+async fn run_if_due<F>(
+    name: &str,
+    holder: &str,
+    schedule: Schedule,
+    context: &Arc<Context>,
+    work: impl FnOnce(Arc<Context>, Timestamp) -> F,
+) -> Round
+where
+    F: Future<Output = Result<u64, StoreError>>,
+{
+    let now = context.clock.now();
+    if !job_leases::take(context.store.write(), name, holder, schedule, now).await? {
+        return Ok(None);
+    }
+    let result = work(context.clone(), now).await;
+    let ended = if result.is_ok() { "ok" } else { "failed" };
+    job_leases::release(context.store.write(), name, holder, ended, context.clock.now()).await?;
+    result.map(Some)
+}
