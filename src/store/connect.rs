@@ -20,7 +20,7 @@ use sea_orm::{
     },
 };
 
-use super::Store;
+use super::{Store, group_commit::Group};
 
 /// The first SQLite library in which a WAL cannot be corrupted by a checkpoint race (release notes of 3.51.3).
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
@@ -173,6 +173,7 @@ async fn open_sqlite(options: SqliteConnectOptions, verify_timeout: Duration) ->
         control: readers(SQLITE_READERS),
         feed: readers(1),
         usage: writer.clone(),
+        group: Some(Group::new(writer.clone())),
         write: writer,
     })
 }
@@ -189,7 +190,7 @@ fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
     let control = postgres_pool(url, options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
     let usage = postgres_pool(url, options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
     let feed = postgres_pool(url, 1, ACQUIRE_TIMEOUT, ask)?;
-    Ok(Store { verify, write: control.clone(), control, usage, feed })
+    Ok(Store { verify, write: control.clone(), control, usage, feed, group: None })
 }
 
 /// A mutation runs to its end, so the end has to be bounded: by how long a statement may take, wait for a lock, or
