@@ -7,6 +7,7 @@ mod audit_events;
 mod cancelled;
 mod corrupt_rows;
 mod credits;
+mod group_commit;
 mod key_changes;
 mod key_counts;
 mod key_lists;
