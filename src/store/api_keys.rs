@@ -4,8 +4,8 @@
 
 use sea_orm::{
     ActiveValue::Set,
-    ColumnTrait as _, Condition, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
-    QueryTrait as _, Select,
+    ColumnTrait as _, Condition, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QueryResult,
+    QuerySelect as _, QueryTrait as _, Select,
     sea_query::{Expr, ExprTrait as _, LikeExpr},
 };
 
@@ -49,12 +49,17 @@ pub async fn find_by_digest(db: &impl ConnectionTrait, digest: &Digest) -> Resul
     let Some(found) = db.query_one(select.as_query()).await? else {
         return Ok(None);
     };
-    // The index found it by comparing bytes in its own way; what counts is compared in constant time.
-    let stored: Option<Vec<u8>> = found.try_get("", "digest")?;
-    if stored.as_deref().and_then(Digest::from_bytes).as_ref() != Some(digest) {
+    if !is_digest(&found, "", digest)? {
         return Ok(None);
     }
     rows::read::<row::Model, ApiKey>(&found).map(Some)
+}
+
+/// Whether a row that was found by this digest holds it. The index found it by comparing bytes in its own way; what
+/// counts is compared in constant time.
+pub(super) fn is_digest(found: &QueryResult, prefix: &str, digest: &Digest) -> Result<bool, StoreError> {
+    let stored: Option<Vec<u8>> = found.try_get(prefix, "digest")?;
+    Ok(stored.as_deref().and_then(Digest::from_bytes).as_ref() == Some(digest))
 }
 
 /// The digest under which caches hold a key; `None` for a key without one, or without a row.
@@ -84,6 +89,12 @@ pub async fn insert(
     digest: &Digest,
     request_id: Option<RecordId>,
 ) -> Result<(), StoreError> {
+    row::Entity::insert(new_row(key, digest, request_id)).exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// A new key as a row.
+pub(super) fn new_row(key: &ApiKey, digest: &Digest, request_id: Option<RecordId>) -> row::ActiveModel {
     let mut model = settings(key);
     model.id = Set(key.id.to_string());
     model.organization_id = Set(key.organization_id.to_string());
@@ -97,8 +108,7 @@ pub async fn insert(
     model.rotated_from_id = Set(key.rotated_from_id.map(|id| id.to_string()));
     model.counter_id = Set(key.counter_id.to_string());
     model.request_id = Set(request_id.map(|id| id.to_string()));
-    row::Entity::insert(model).exec_without_returning(db).await?;
-    Ok(())
+    model
 }
 
 /// Writes the settings of a key, with a new etag; says whether there was such a key.

@@ -20,7 +20,13 @@ const SEAL_BATCH: u64 = 500;
 
 /// Writes an event, not sealed yet.
 pub async fn insert(db: &impl ConnectionTrait, id: RecordId, event: &NewAuditEvent) -> Result<(), StoreError> {
-    let model = row::ActiveModel {
+    row::Entity::insert(new_row(id, event)).exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// A new event as a row, not sealed yet.
+pub(super) fn new_row(id: RecordId, event: &NewAuditEvent) -> row::ActiveModel {
+    row::ActiveModel {
         id: Set(id.to_string()),
         sequence: Set(None),
         time_us: Set(event.time.micros()),
@@ -34,9 +40,7 @@ pub async fn insert(db: &impl ConnectionTrait, id: RecordId, event: &NewAuditEve
         detail: Set(event.detail.clone()),
         previous_hash: Set(String::new()),
         hash: Set(String::new()),
-    };
-    row::Entity::insert(model).exec_without_returning(db).await?;
-    Ok(())
+    }
 }
 
 /// Seals every event that waits; gives their number. Several sealers queue for the head's row.

@@ -14,7 +14,7 @@ use std::{
 use sea_orm::{
     ConnectionTrait as _, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, Executor as _,
+        self, Connection as _, Executor as _,
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
@@ -34,6 +34,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a statement waits for a row that somebody else holds, and a command for a file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection of PostgreSQL that has not been used for so long is asked whether it still is one.
+const POSTGRES_REST: Duration = Duration::from_millis(250);
 /// How often a command asks for a file that is in use.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// The advisory lock under which migrations run; any number will do that nobody else uses.
@@ -210,6 +212,11 @@ fn postgres_pool(
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(acquire_timeout)
+        // Every release asks the server already; what has rested longer may have been cut meanwhile.
+        .test_before_acquire(false)
+        .before_acquire(|connection, met| {
+            Box::pin(async move { Ok(met.idle_for < POSTGRES_REST || connection.ping().await.is_ok()) })
+        })
         .after_release(|connection, _| {
             Box::pin(async move {
                 // A plain ROLLBACK would write a warning to the server's log each time that nothing is open.

@@ -9,6 +9,7 @@
 
 pub mod api_keys;
 pub mod audit_events;
+pub mod callers;
 pub mod connect;
 pub mod credits;
 mod entity;
@@ -17,6 +18,7 @@ mod group_commit;
 pub mod key_changes;
 pub mod key_counts;
 pub mod migrate;
+pub mod new_keys;
 pub mod organizations;
 pub mod rate_limits;
 pub mod rotations;
