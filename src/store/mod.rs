@@ -1,11 +1,12 @@
 //! The database: a file of queries for each table, on SQLite and PostgreSQL alike; `api_keys` has `key_counts`,
-//! `rotations` and `credits` beside it.
+//! `rotations`, `credits`, `callers` and `new_keys` beside it.
 //!
 //! Contract: `find_` gives an option, `list_` a page, `insert_` may conflict, `update_` and `delete_` say whether a
 //! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
 //! Every function takes the connection or transaction it runs on. Must not decide anything: a row that cannot be
 //! read is `StoreError::Corrupt` for that row, and never an answer about another.
-//! Engine differences live in `connect.rs`, but for the error codes, which `error.rs` reads.
+//! Engine differences live in `connect.rs`, but for the error codes, which `error.rs` reads, and for what spares SQLite
+//! commits (`group_commit.rs`) and PostgreSQL round trips (`new_keys.rs`).
 
 pub mod api_keys;
 pub mod audit_events;

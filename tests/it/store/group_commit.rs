@@ -125,13 +125,20 @@ async fn a_refusal_waits_until_what_it_rests_on_has_been_committed() {
     let failed_before = world.store.failed_commits();
     let first = world.begin().await;
     insert(&first, &samples::key(world.acme.id)).await;
-    let store = world.store.clone();
-    let second = tokio::spawn(async move { store.begin().await });
+    let begin = |store: Store| tokio::spawn(async move { store.begin().await });
+    let (second, third) = (begin(world.store.clone()), begin(world.store.clone()));
     tokio::task::yield_now().await;
     let committing = tokio::spawn(commit(first));
     // It has read what the first wrote, and is refused for it.
     drop(second.await.expect("it ends").expect("a turn"));
-    world.store.settle(failed_before).await.expect("committed");
+    let third = third.await.expect("it ends").expect("a turn");
+    let store = world.store.clone();
+    let refusing = tokio::spawn(async move { store.settle(failed_before).await });
+
+    assert_eq!(keys_stored(&world).await, 0, "nothing is committed while a member is at work");
+    assert!(!refusing.is_finished(), "the refusal was told before the commit");
+    commit(third).await.expect("acknowledged");
+    refusing.await.expect("it ends").expect("the refusal stands");
     assert_eq!(keys_stored(&world).await, 1);
     committing.await.expect("it ends").expect("acknowledged");
 }
