@@ -6,13 +6,13 @@ use ipnet::IpNet;
 
 use super::{
     ids::{KeyId, OrganizationId},
-    key::{Environment, KeyStatus, StoredStatus},
+    key::{ApiKey, Environment, KeyStatus, StoredStatus},
     limits::RateLimit,
     scope::Scope,
     time::Timestamp,
 };
 
-/// What a verification knows of a key; the fields are those of [`super::key::ApiKey`].
+/// What a verification knows of a key; the fields are those of [`ApiKey`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRecord {
     pub id: KeyId,
@@ -38,5 +38,25 @@ impl KeyRecord {
     #[must_use]
     pub fn status(&self, now: Timestamp) -> KeyStatus {
         self.stored_status.at(self.expire_time, now)
+    }
+}
+
+impl From<ApiKey> for KeyRecord {
+    fn from(key: ApiKey) -> Self {
+        Self {
+            id: key.id,
+            organization_id: key.organization_id,
+            counter_id: key.counter_id,
+            credits_id: key.credits.map(|_| key.credits_id()),
+            environment: key.environment,
+            stored_status: key.stored_status,
+            expire_time: key.expire_time,
+            name: key.name.into(),
+            owner_id: key.owner_id.into(),
+            scopes: key.scopes.into(),
+            metadata: key.metadata.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
+            allowed_cidrs: key.allowed_cidrs.into(),
+            rate_limits: key.rate_limits.into(),
+        }
     }
 }

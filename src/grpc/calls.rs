@@ -83,7 +83,7 @@ impl Calls {
         let (own_time, freshness) = if permission == Permission::KeysVerify {
             (self.verify_timeout, Freshness::Cached)
         } else {
-            (self.control_timeout, Freshness::FreshForControl)
+            (self.control_timeout, Freshness::Fresh)
         };
         let time = callers_time(&metadata).map_or(own_time, |callers| callers.min(own_time));
         let request_id = record.request_id;

@@ -2,16 +2,20 @@
 //! Control-plane calls read the database each time, so that a cache is never what a permission rests on;
 //! verification takes the caller from the same cache as the keys that it verifies.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{Context, ServiceError};
 use crate::{
     domain::{
+        digest::Digest,
+        organization::Organization,
         outcome::{self, Question},
         permission::{Caller, Permission, Reach},
+        record::KeyRecord,
         scope::RequiredScopes,
         secret::digest_of_presented,
     },
+    store::callers,
     verify::Freshness,
 };
 
@@ -35,9 +39,8 @@ pub async fn authenticate(
     freshness: Freshness,
 ) -> Result<Caller, ServiceError> {
     let digest = credential.secret.and_then(digest_of_presented).ok_or(ServiceError::Unauthenticated)?;
-    let key = context.records.find_key(&digest, freshness).await?.ok_or(ServiceError::Unauthenticated)?;
-    let organization = context.records.find_organization(key.organization_id, freshness).await?;
-    let organization = organization.ok_or(ServiceError::Unauthenticated)?;
+    let found = find_caller(context, &digest, freshness).await?;
+    let (key, organization) = found.ok_or(ServiceError::Unauthenticated)?;
     let question = Question {
         reach: Reach::All,
         key_id: None,
@@ -63,4 +66,25 @@ pub async fn authenticate(
         });
     }
     Ok(caller)
+}
+
+/// The caller's key and its organization; fresh ones come in one read of the database.
+async fn find_caller(
+    context: &Context,
+    digest: &Digest,
+    freshness: Freshness,
+) -> Result<Option<(Arc<KeyRecord>, Arc<Organization>)>, ServiceError> {
+    match freshness {
+        Freshness::Fresh => {
+            let found = Box::pin(callers::find(context.store.control(), digest)).await?;
+            Ok(found.map(|(key, organization)| (Arc::new(key), Arc::new(organization))))
+        }
+        Freshness::Cached => {
+            let Some(key) = context.records.find_key(digest, freshness).await? else {
+                return Ok(None);
+            };
+            let organization = context.records.find_organization(key.organization_id, freshness).await?;
+            Ok(organization.map(|organization| (key, organization)))
+        }
+    }
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{Call, Context, Resource, ServiceError, guards};
 use crate::{
     domain::{
-        audit::AuditAction,
+        audit::{AuditAction, NewAuditEvent},
         ids::{KeyId, OrganizationId, RecordId},
         key::{ApiKey, NewKey, StoredStatus},
         organization::Organization,
@@ -16,7 +16,12 @@ use crate::{
         time::Timestamp,
     },
     random,
-    store::{Conflict, Database, StoreError, api_keys, commit, key_counts, organizations},
+    store::{
+        Conflict, Database, StoreError, api_keys, audit_events, commit, key_counts,
+        new_keys::{self, NewRow},
+        organizations,
+    },
+    verify::Freshness,
 };
 
 /// A new key, and its secret for the one answer that shows it.
@@ -52,6 +57,9 @@ async fn issue(
     expire_time: Option<Timestamp>,
     now: Timestamp,
 ) -> Result<IssuedKey, ServiceError> {
+    if let Some(issued) = issue_at_once(&context, &call, &new, expire_time, now).await? {
+        return Ok(issued);
+    }
     let transaction = context.store.begin().await?;
     let organization = find_open(&transaction, call.caller.reach(), new.organization_id).await?;
     if let Some(request_id) = new.request_id
@@ -64,17 +72,64 @@ async fn issue(
     let request_id = new.request_id;
     let key = record(new, &organization, &secret, &call, expire_time, now);
     let digest = secret.digest();
-    api_keys::insert(&transaction, &key, &digest, request_id).await.map_err(|error| match error {
-        StoreError::Conflict(Conflict::RequestId) => repeated(),
-        other => other.into(),
-    })?;
-    let detail = json!({"environment": key.environment.as_str(), "scopes": key.scopes.len()});
-    let id = key.id.to_string();
-    guards::audit(&transaction, &call, now, AuditAction::KeyCreate, id, organization.id, &detail).await?;
+    api_keys::insert(&transaction, &key, &digest, request_id).await.map_err(of_insert)?;
+    let event = event(&key, &call, now);
+    audit_events::insert(&transaction, RecordId::new(now, random::bytes()), &event).await?;
     let committed = commit(transaction).await;
     context.records.evict_key(&digest);
     committed?;
     Ok(IssuedKey { key, secret })
+}
+
+/// Issues a key in one statement, where the database does that and nothing stands in the way; `None` where it was not
+/// issued. What the cache knows of the organization only shapes the secret: the statement checks it, and a refusal is
+/// left to the transaction.
+async fn issue_at_once(
+    context: &Context,
+    call: &Call,
+    new: &NewKey,
+    expire_time: Option<Timestamp>,
+    now: Timestamp,
+) -> Result<Option<IssuedKey>, ServiceError> {
+    if !new_keys::is_possible(&context.store) || !call.caller.reach().includes(new.organization_id) {
+        return Ok(None);
+    }
+    let Some(organization) = context.records.find_organization(new.organization_id, Freshness::Cached).await? else {
+        return Ok(None);
+    };
+    let secret = Secret::generate(&organization.secret_prefix, new.environment, &random::secret_bytes());
+    let key = record(new.clone(), &organization, &secret, call, expire_time, now);
+    let digest = secret.digest();
+    let row = NewRow {
+        key: &key,
+        digest: &digest,
+        request_id: new.request_id,
+        secret_prefix: &organization.secret_prefix,
+        event_id: RecordId::new(now, random::bytes()),
+        event: &event(&key, call, now),
+    };
+    let inserted = new_keys::insert_at_once(&context.store, &row).await;
+    context.records.evict_key(&digest);
+    Ok(inserted.map_err(of_insert)?.then_some(IssuedKey { key, secret }))
+}
+
+fn event(key: &ApiKey, call: &Call, now: Timestamp) -> NewAuditEvent {
+    let detail = json!({"environment": key.environment.as_str(), "scopes": key.scopes.len()});
+    NewAuditEvent {
+        time: now,
+        actor: call.actor(),
+        action: AuditAction::KeyCreate,
+        target_id: key.id.to_string(),
+        organization_id: key.organization_id,
+        detail: detail.to_string(),
+    }
+}
+
+fn of_insert(error: StoreError) -> ServiceError {
+    match error {
+        StoreError::Conflict(Conflict::RequestId) => repeated(),
+        other => other.into(),
+    }
 }
 
 /// The organization, if the caller may know of it and it is active; it stays so until the transaction ends.

@@ -121,13 +121,18 @@ impl Context {
     }
 
     /// Runs a mutation to its end, also when whoever awaits it is dropped, so that no transaction lives in a future
-    /// that can be cancelled.
+    /// that can be cancelled. A refusal is told once that on which it may rest has been committed.
     async fn run_to_end<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
     ) -> Result<T, ServiceError> {
+        let failed_before = self.store.failed_commits();
         match self.mutations.spawn(work).await {
-            Ok(result) => result,
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(refusal)) => {
+                self.store.settle(failed_before).await?;
+                Err(refusal)
+            }
             Err(failure) => Err(ServiceError::Internal(format!("a mutation did not end: {failure}"))),
         }
     }

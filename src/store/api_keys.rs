@@ -77,6 +77,12 @@ pub async fn insert(
     digest: &Digest,
     request_id: Option<RecordId>,
 ) -> Result<(), StoreError> {
+    row::Entity::insert(new_row(key, digest, request_id)).exec_without_returning(db).await?;
+    Ok(())
+}
+
+/// A new key as a row.
+pub(super) fn new_row(key: &ApiKey, digest: &Digest, request_id: Option<RecordId>) -> row::ActiveModel {
     let mut model = settings(key);
     model.id = Set(key.id.to_string());
     model.organization_id = Set(key.organization_id.to_string());
@@ -90,8 +96,7 @@ pub async fn insert(
     model.rotated_from_id = Set(key.rotated_from_id.map(|id| id.to_string()));
     model.counter_id = Set(key.counter_id.to_string());
     model.request_id = Set(request_id.map(|id| id.to_string()));
-    row::Entity::insert(model).exec_without_returning(db).await?;
-    Ok(())
+    model
 }
 
 /// Writes the settings of a key, with a new etag; says whether there was such a key.

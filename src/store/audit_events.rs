@@ -23,20 +23,21 @@ const ROWS_PER_STATEMENT: usize = 1000;
 
 /// Writes an event, not sealed yet.
 pub async fn insert(db: &impl ConnectionTrait, id: RecordId, event: &NewAuditEvent) -> Result<(), StoreError> {
-    row::Entity::insert(model(id, event)).exec_without_returning(db).await?;
+    row::Entity::insert(new_row(id, event)).exec_without_returning(db).await?;
     Ok(())
 }
 
 /// Writes many events, not sealed yet.
 pub async fn insert_many(db: &impl ConnectionTrait, events: &[(RecordId, NewAuditEvent)]) -> Result<(), StoreError> {
     for chunk in events.chunks(ROWS_PER_STATEMENT) {
-        let models = chunk.iter().map(|(id, event)| model(*id, event));
+        let models = chunk.iter().map(|(id, event)| new_row(*id, event));
         row::Entity::insert_many(models).exec_without_returning(db).await?;
     }
     Ok(())
 }
 
-fn model(id: RecordId, event: &NewAuditEvent) -> row::ActiveModel {
+/// A new event as a row, not sealed yet.
+pub(super) fn new_row(id: RecordId, event: &NewAuditEvent) -> row::ActiveModel {
     row::ActiveModel {
         id: Set(id.to_string()),
         sequence: Set(None),

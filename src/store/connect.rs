@@ -12,16 +12,15 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectionTrait as _, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqlxPostgresConnector,
-    SqlxSqliteConnector,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
-        self, Executor as _,
+        self, Connection as _, Executor as _,
         postgres::{PgConnectOptions, PgPoolOptions},
         sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
     },
 };
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, group_commit::Group};
 
 /// The first SQLite library in which a WAL cannot be corrupted by a checkpoint race (release notes of 3.51.3).
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
@@ -35,6 +34,8 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a statement waits for a row that somebody else holds, and a command for a file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection of PostgreSQL that has not been used for so long is asked whether it still is one.
+const POSTGRES_REST: Duration = Duration::from_millis(250);
 /// How often a command asks for a file that is in use.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// The advisory lock under which migrations run; any number will do that nobody else uses.
@@ -188,6 +189,7 @@ async fn open_sqlite(options: SqliteConnectOptions, verify_timeout: Duration) ->
         control: readers(SQLITE_READERS),
         feed: readers(1),
         usage: writer.clone(),
+        group: Some(Group::new(writer.clone())),
         write: writer,
     })
 }
@@ -204,7 +206,7 @@ fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
     let control = postgres_pool(url, options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
     let usage = postgres_pool(url, options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
     let feed = postgres_pool(url, 1, ACQUIRE_TIMEOUT, ask)?;
-    Ok(Store { verify, write: control.clone(), control, usage, feed })
+    Ok(Store { verify, write: control.clone(), control, usage, feed, group: None })
 }
 
 /// A mutation runs to its end, so the end has to be bounded: by how long a statement may take, wait for a lock, or
@@ -224,6 +226,11 @@ fn postgres_pool(
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(acquire_timeout)
+        // Every release asks the server already; what has rested longer may have been cut meanwhile.
+        .test_before_acquire(false)
+        .before_acquire(|connection, met| {
+            Box::pin(async move { Ok(met.idle_for < POSTGRES_REST || connection.ping().await.is_ok()) })
+        })
         .after_release(|connection, _| {
             Box::pin(async move {
                 // A plain ROLLBACK would write a warning to the server's log each time that nothing is open.
@@ -239,7 +246,7 @@ fn postgres_pool(
 ///
 /// # Errors
 /// The database's own.
-pub async fn announce_bulk(transaction: &DatabaseTransaction) -> Result<(), StoreError> {
+pub async fn announce_bulk(transaction: &impl ConnectionTrait) -> Result<(), StoreError> {
     if transaction.get_database_backend() == DbBackend::Postgres {
         transaction.execute_unprepared("SELECT set_config('keystead.bulk', 'on', true)").await?;
     }

@@ -1,25 +1,29 @@
 //! The database: a file of queries for each table, on SQLite and PostgreSQL alike; `api_keys` has `key_counts`,
-//! `key_records`, `rotations`, `revocations`, `expiries`, `refills` and `credits` beside it, and usage is written by one
-//! file and summed by another.
+//! `key_records`, `new_keys`, `callers`, `rotations`, `revocations`, `expiries`, `refills` and `credits` beside it, and
+//! usage is written by one file and summed by another.
 //!
 //! Contract: `find_` gives an option, `list_` a page, `insert_` may conflict, `update_` and `delete_` say whether a
 //! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
 //! Every function takes the connection or transaction it runs on. Must not decide anything: a row that cannot be
 //! read is `StoreError::Corrupt` for that row, and never an answer about another.
-//! Engine differences live in `connect.rs`, but for the error codes, which `error.rs` reads.
+//! Engine differences live in `connect.rs`, but for the error codes, which `error.rs` reads, and for what spares SQLite
+//! commits (`group_commit.rs`) and PostgreSQL round trips (`new_keys.rs`).
 
 pub mod api_keys;
 pub mod audit_events;
+pub mod callers;
 pub mod connect;
 pub mod credits;
 mod entity;
 mod error;
 pub mod expiries;
+mod group_commit;
 pub mod job_leases;
 pub mod key_changes;
 pub mod key_counts;
 pub mod key_records;
 pub mod migrate;
+pub mod new_keys;
 pub mod organizations;
 pub mod rate_limits;
 pub mod refills;
@@ -34,11 +38,13 @@ pub mod usage_retention;
 pub mod usage_spools;
 pub mod usage_sums;
 
-use sea_orm::{
-    DatabaseConnection, DatabaseTransaction, SqliteTransactionMode, TransactionOptions, TransactionTrait as _,
-};
+use sea_orm::DatabaseConnection;
 
-pub use self::error::{Conflict, StoreError};
+use self::group_commit::Group;
+pub use self::{
+    error::{Conflict, StoreError},
+    group_commit::Transaction,
+};
 
 /// Whatever a query can run on: a pool, or a transaction.
 pub use sea_orm::ConnectionTrait as Database;
@@ -52,6 +58,8 @@ pub struct Store {
     write: DatabaseConnection,
     usage: DatabaseConnection,
     feed: DatabaseConnection,
+    /// Where mutations share commits: on SQLite.
+    group: Option<Group>,
 }
 
 impl Store {
@@ -79,23 +87,43 @@ impl Store {
         &self.write
     }
 
-    /// Begins a transaction of the control plane. On SQLite it takes the write lock at once, so that it never has
-    /// to be upgraded half-way.
+    /// Begins a transaction of the control plane; on SQLite one that shares its commit with others.
     ///
     /// The caller must not be cancellable between this and the commit: `service::run_to_end` sees to it.
     ///
     /// # Errors
     /// `Unavailable` where no connection is to be had.
-    pub async fn begin(&self) -> Result<DatabaseTransaction, StoreError> {
-        begin(&self.write).await
+    pub async fn begin(&self) -> Result<Transaction, StoreError> {
+        match &self.group {
+            Some(group) => group.begin().await,
+            None => Transaction::begin(&self.write).await,
+        }
     }
 
-    /// Begins a transaction that writes usage.
+    /// Begins a transaction that writes usage. It shares its commit with nobody: it is a large one already.
     ///
     /// # Errors
     /// As [`Store::begin`].
-    pub async fn begin_usage(&self) -> Result<DatabaseTransaction, StoreError> {
-        begin(&self.usage).await
+    pub async fn begin_usage(&self) -> Result<Transaction, StoreError> {
+        Transaction::begin(&self.usage).await
+    }
+
+    /// How many shared commits have failed so far, for [`Store::settle`].
+    #[must_use]
+    pub fn failed_commits(&self) -> u64 {
+        self.group.as_ref().map_or(0, Group::failures)
+    }
+
+    /// Waits until what a refusal may rest on has been committed: where commits are shared, a mutation reads what
+    /// another has written and not committed yet. `failed_before` is [`Store::failed_commits`] from before it began.
+    ///
+    /// # Errors
+    /// `Unavailable` where some of that is gone again, and the refusal with it.
+    pub async fn settle(&self, failed_before: u64) -> Result<(), StoreError> {
+        match &self.group {
+            Some(group) => group.settle(failed_before).await,
+            None => Ok(()),
+        }
     }
 
     /// Closes all connections, flushing what SQLite holds in its log.
@@ -108,18 +136,10 @@ impl Store {
     }
 }
 
-async fn begin(pool: &DatabaseConnection) -> Result<DatabaseTransaction, StoreError> {
-    let options = TransactionOptions {
-        sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-        ..TransactionOptions::default()
-    };
-    Ok(pool.begin_with_options(options).await?)
-}
-
 /// Commits. Where the answer is lost, the write may have happened, and the error says so.
 ///
 /// # Errors
 /// `Unavailable` with `may_have_happened` unless the database refused in words.
-pub async fn commit(transaction: DatabaseTransaction) -> Result<(), StoreError> {
-    transaction.commit().await.map_err(|error| StoreError::from(error).of_commit())
+pub async fn commit(transaction: Transaction) -> Result<(), StoreError> {
+    transaction.commit().await
 }

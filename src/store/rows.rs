@@ -79,8 +79,17 @@ where
     M: FromQueryResult,
     T: TryFrom<M, Error = StoreError>,
 {
-    let id: String = row.try_get("", "id").unwrap_or_default();
-    let model = M::from_query_result(row, "").map_err(|_| corrupt(&id, "types"))?;
+    read_at(row, "")
+}
+
+/// Reads one row of a join, whose columns carry this prefix.
+pub(super) fn read_at<M, T>(row: &QueryResult, prefix: &str) -> Result<T, StoreError>
+where
+    M: FromQueryResult,
+    T: TryFrom<M, Error = StoreError>,
+{
+    let id: String = row.try_get(prefix, "id").unwrap_or_default();
+    let model = M::from_query_result(row, prefix).map_err(|_| corrupt(&id, "types"))?;
     T::try_from(model)
 }
 

@@ -21,8 +21,6 @@ pub enum Freshness {
     Cached,
     /// Reads the database.
     Fresh,
-    /// Reads the database, on the control plane's connections.
-    FreshForControl,
 }
 
 /// The cached records of one process.
@@ -51,12 +49,13 @@ impl Records {
     /// # Errors
     /// Where the database cannot say.
     pub async fn find_key(&self, digest: &Digest, freshness: Freshness) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let db = match freshness {
-            Freshness::Cached => return self.cached_key(digest).await,
-            Freshness::Fresh => self.store.verify(),
-            Freshness::FreshForControl => self.store.control(),
-        };
-        Ok(Box::pin(key_records::find_by_digest(db, digest)).await?.map(Arc::new))
+        match freshness {
+            Freshness::Cached => self.cached_key(digest).await,
+            Freshness::Fresh => {
+                let found = Box::pin(key_records::find_by_digest(self.store.verify(), digest)).await?;
+                Ok(found.map(Arc::new))
+            }
+        }
     }
 
     async fn cached_key(&self, digest: &Digest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
@@ -84,7 +83,6 @@ impl Records {
         match freshness {
             Freshness::Cached => self.organizations.find(id).await,
             Freshness::Fresh => Box::pin(organizations::read(self.store.verify(), id)).await,
-            Freshness::FreshForControl => Box::pin(organizations::read(self.store.control(), id)).await,
         }
     }
 

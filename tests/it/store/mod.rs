@@ -8,6 +8,7 @@ mod cancelled;
 mod corrupt_rows;
 mod credits;
 mod flood;
+mod group_commit;
 mod jobs;
 mod key_changes;
 mod key_counts;
@@ -35,11 +36,11 @@ use keystead::domain::{
     permission::Reach,
 };
 use keystead::store::{
-    Database, Store, StoreError, api_keys as keys, commit,
+    Database, Store, StoreError, Transaction, api_keys as keys, commit,
     connect::{self, ConnectOptions, FileLock},
     migrate, organizations as tenants,
 };
-use sea_orm::{DatabaseConnection, DatabaseTransaction};
+use sea_orm::DatabaseConnection;
 
 use crate::harness::{Engine, TestDatabase, samples};
 
@@ -67,7 +68,7 @@ impl World {
         self.store.write()
     }
 
-    async fn begin(&self) -> DatabaseTransaction {
+    async fn begin(&self) -> Transaction {
         self.store.begin().await.expect("a transaction begins")
     }
 
@@ -133,7 +134,7 @@ fn is_refused<T>(result: &Result<T, StoreError>) -> bool {
     matches!(result, Err(StoreError::Unforeseen(_) | StoreError::Conflict(keystead::store::Conflict::Id)))
 }
 
-async fn commit_all(transaction: DatabaseTransaction) {
+async fn commit_all(transaction: Transaction) {
     commit(transaction).await.expect("a commit");
 }
 
