@@ -12,7 +12,8 @@ use std::{
 };
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector,
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
+    sea_query::{Func, SimpleExpr},
     sqlx::{
         self, Connection as _, Executor as _,
         postgres::{PgConnectOptions, PgPoolOptions},
@@ -21,6 +22,7 @@ use sea_orm::{
 };
 
 use super::{Store, StoreError, group_commit::Group};
+use crate::domain::ids::OrganizationId;
 
 /// The first SQLite library in which a WAL cannot be corrupted by a checkpoint race (release notes of 3.51.3).
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
@@ -239,6 +241,26 @@ fn postgres_pool(
         })
         .connect_lazy_with(options);
     Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+}
+
+/// Lines up for an organization, first come first served, before its row is locked for this transaction alone or
+/// shared. PostgreSQL lets those who share a row's lock pass whoever waits to have it alone: without this line, keys
+/// that are created without a pause would keep a revocation of all keys waiting for ever.
+///
+/// # Errors
+/// The database's own.
+pub(super) async fn line_up(db: &impl ConnectionTrait, id: OrganizationId, alone: bool) -> Result<(), DbErr> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        let sql = if alone { "SELECT pg_advisory_xact_lock($1)" } else { "SELECT pg_advisory_xact_lock_shared($1)" };
+        let place = [id.spread().cast_signed().into()];
+        db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, place)).await?;
+    }
+    Ok(())
+}
+
+/// Whether a statement may share the organization's row at once: not where somebody has lined up to have it alone.
+pub(super) fn joins_line(id: OrganizationId) -> SimpleExpr {
+    Func::cust("pg_try_advisory_xact_lock_shared").arg(id.spread().cast_signed()).into()
 }
 
 /// Says that this transaction changes many keys in each statement. On PostgreSQL the feed's triggers then run once for
