@@ -25,8 +25,8 @@ use crate::support::{
 /// The hidden argument of the process that measures one; behind it the crate's name and how many entries.
 pub const ARGUMENT: &str = "--cache";
 const CRATES: &[&str] = &["moka", "quick_cache", "scc"];
-/// Hits that are drawn once and used again and again, so that drawing them is not measured.
-const DRAWS: usize = 1 << 20;
+/// Gets for each entry. They are drawn once and used again and again, so that drawing them is not measured.
+const GETS_PER_ENTRY: u64 = 10;
 
 /// What is stored: as large as a pointer's target can be at the least.
 type Value = Arc<u64>;
@@ -122,7 +122,7 @@ fn draw(count: u64) -> Vec<Digest> {
         })
         .collect();
     let mut random = Random::new(4);
-    let ranks = (0..DRAWS).map(|_| {
+    let ranks = (0..count * GETS_PER_ENTRY).map(|_| {
         let at = random.fraction() * sum;
         cumulative.partition_point(|edge| *edge <= at)
     });

@@ -20,6 +20,7 @@ use crate::support::{
 
 /// A client has a connection, and one call in flight on it.
 const CLIENTS: &[usize] = &[1, 16, 64];
+const CLIENTS_QUICK: &[usize] = &[1, 4];
 
 /// The row that `pgbench` inserts: of the size of a key's, and with the one index that any table has.
 const TABLE: &str =
@@ -42,7 +43,7 @@ async fn on_postgres(plan: Plan) -> Result<(), Failure> {
     fs::write(&script, SCRIPT)?;
     fs::set_permissions(&script, fs::Permissions::from_mode(0o644))?;
     let postgres = database.postgres()?;
-    for clients in CLIENTS.iter().copied() {
+    for clients in plan.sized(CLIENTS, CLIENTS_QUICK).iter().copied() {
         let connections = Connections::open(server.address, clients).await?;
         let pairs = Pairs::alternate(
             plan.pairs(),
@@ -64,7 +65,7 @@ async fn on_sqlite(plan: Plan) -> Result<(), Failure> {
     let server = Server::start(&database, &[]).await?;
     let workload = creating(&server).await?;
     let one = Connections::open(server.address, 1).await?;
-    for clients in CLIENTS.iter().copied().filter(|clients| *clients > 1) {
+    for clients in plan.sized(CLIENTS, CLIENTS_QUICK).iter().copied().filter(|clients| *clients > 1) {
         let connections = Connections::open(server.address, clients).await?;
         let pairs = Pairs::alternate(
             plan.pairs(),

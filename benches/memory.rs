@@ -21,7 +21,7 @@ use crate::support::{
 
 /// Connections, and calls in flight over all of them: enough to gather misses.
 const CONNECTIONS: usize = 4;
-const IN_FLIGHT: usize = 256;
+const IN_FLIGHT: usize = 64;
 
 /// Runs the benchmark.
 pub async fn run(plan: Plan) -> Result<(), Failure> {

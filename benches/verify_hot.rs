@@ -22,6 +22,7 @@ use crate::support::{
 /// Connections, and calls in flight over all of them.
 const SHAPES: &[(usize, usize)] =
     &[(1, 1), (1, 16), (1, 64), (1, 256), (8, 16), (8, 64), (8, 256), (16, 16), (16, 64), (16, 256)];
+const SHAPES_QUICK: &[(usize, usize)] = &[(1, 1), (8, 64)];
 
 /// What one run came to.
 struct Sample {
@@ -54,7 +55,7 @@ pub async fn run(plan: Plan) -> Result<(), Failure> {
     let answer = Connections::open(server.address, 1).await?.call(&workload).await?;
     let bare = BareServer::start(&answer)?;
     let mut ratios: [Vec<f64>; 3] = Default::default();
-    for (connections, in_flight) in SHAPES.iter().copied() {
+    for (connections, in_flight) in plan.sized(SHAPES, SHAPES_QUICK).iter().copied() {
         let shape = Shape { plan, workload: &workload, in_flight };
         let ours = Connections::open(server.address, connections).await?;
         let theirs = Connections::open(bare.address, connections).await?;

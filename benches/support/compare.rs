@@ -62,7 +62,11 @@ impl Spread {
 impl fmt::Display for Spread {
     /// The median, and the range in parentheses, with as many digits as mean something.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = if self.median.abs() >= 100.0 { 0 } else { 2 };
+        let digits = match self.median {
+            large if large >= 100.0 => 0,
+            small if small < 0.1 => 4,
+            _ => 2,
+        };
         write!(f, "{:.digits$} ({:.digits$} to {:.digits$})", self.median, self.least, self.most)
     }
 }

@@ -30,6 +30,7 @@ impl Engine {
 /// A database, gone with its folder or its server when this is dropped.
 pub struct Database {
     pub url: String,
+    pub plan: Plan,
     /// The server, on PostgreSQL.
     postgres: Option<Postgres>,
     folder: TempDir,
@@ -47,7 +48,7 @@ impl Database {
             None => format!("sqlite://{}", folder.path().join("keystead.db").display()),
             Some(postgres) => postgres.url(),
         };
-        Ok(Self { url, postgres, folder })
+        Ok(Self { url, plan, postgres, folder })
     }
 
     /// The PostgreSQL server that the database is on.

@@ -68,6 +68,10 @@ impl Server {
         let mut command = command(database);
         command.arg("serve").args(arguments).env("KEYSTEAD_LISTEN", "127.0.0.1:0").stdin(Stdio::null());
         command.stdout(file.try_clone()?).stderr(file);
+        if database.plan.quick {
+            // Where it is only to be seen that everything works, the machine may be busy and the program unoptimised.
+            command.env("KEYSTEAD_VERIFY_TIMEOUT_MS", "30000");
+        }
         let mut server = Self { child: command.spawn()?, address: SocketAddr::from(([127, 0, 0, 1], 0)), admin, log };
         server.wait_until_serving().await?;
         Ok(server)
