@@ -143,7 +143,7 @@ fn the_migrations_import_nothing_of_the_service() {
 
 #[test]
 fn every_file_opens_with_a_header() {
-    let all = sources(&["src", "migrations/src", "tests/it", "build.rs"]);
+    let all = sources(&["src", "migrations/src", "tests/it", "benches", "build.rs"]);
     assert!(all.len() > 100, "the files are read: {}", all.len());
     let without: Vec<&str> = all
         .iter()
@@ -157,7 +157,7 @@ fn every_file_opens_with_a_header() {
 fn no_file_is_too_long_to_be_read_whole() {
     let exceptions: BTreeMap<&str, &str> = LONG_FILES.iter().copied().collect();
     let mut faults = Vec::new();
-    for source in sources(&["src", "migrations/src", "tests/it", "build.rs"]) {
+    for source in sources(&["src", "migrations/src", "tests/it", "benches", "build.rs"]) {
         let lines = source.text.lines().count();
         let excepted = exceptions.contains_key(source.path.as_str());
         if lines > LINES_MAX && !excepted {

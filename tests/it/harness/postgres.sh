@@ -5,7 +5,8 @@
 # FOLDER is this run's own and holds `password`; PROGRAMS has initdb, postgres and pg_ctl; the first
 # PORT that is free is used. Prints `ready PORT`, or `failed` and why. Standard input is a pipe whose
 # other end only the test process holds: it reads as closed when that process has ended, by whatever
-# signal. Then the server is stopped by its own pid file and the folder is removed.
+# signal. Then the server is stopped by its own pid file and the folder is removed. Lines of postgresql.conf in
+# KEYSTEAD_POSTGRES_SETTINGS win over those below.
 
 folder=$1 programs=$2
 shift 2
@@ -41,6 +42,7 @@ synchronous_commit = on
 full_page_writes = on
 autovacuum_naptime = 1min
 log_min_messages = warning
+${KEYSTEAD_POSTGRES_SETTINGS:-}
 SETTINGS
 
 for port in "$@"; do
