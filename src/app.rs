@@ -3,10 +3,11 @@
 //! gathered is written, and all of it within a deadline.
 //! The only module that sees every other; must hold no rule of the domain.
 
+mod greeting;
 mod metrics;
 
 use std::{
-    io::{self, Write as _},
+    io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -331,40 +332,10 @@ async fn prepare(
     // After all else, since calls are answered from here on. A second round after a failure finds the same key.
     let _ = context.page_tokens.set(PageTokens::new(key));
     if config.server.dev {
-        greet(config, context, address).await?;
+        greeting::greet(config, context, address).await?;
     } else if !service::is_initialized(context).await? {
         tracing::warn!("the database has no organization yet: run `keystead init`");
     }
-    Ok(())
-}
-
-/// Initializes a new database and prints what a newcomer can paste.
-async fn greet(config: &Config, context: &Arc<Context>, address: SocketAddr) -> Result<(), AppError> {
-    let secret = match service::init(context).await {
-        Ok(secret) => Some(secret),
-        Err(ServiceError::FailedPrecondition { reason: "ALREADY_INITIALIZED", .. }) => None,
-        Err(error) => return Err(error.into()),
-    };
-    let plain = if config.server.tls.is_some() { "" } else { " -plaintext" };
-    let mut out = io::stdout().lock();
-    writeln!(out, "Keystead serves on {address}. Paste into another terminal:\n")?;
-    match &secret {
-        Some(secret) => writeln!(out, "export KEYSTEAD_TOKEN={}", secret.expose())?,
-        None => writeln!(out, "# KEYSTEAD_TOKEN is the admin secret that was printed at the first start.")?,
-    }
-    let call = format!("grpcurl{plain} -H \"authorization: Bearer $KEYSTEAD_TOKEN\"");
-    let service = "keystead.v1";
-    writeln!(
-        out,
-        "\n{call} -d '{{\"name\":\"Acme\",\"slug\":\"acme\"}}' {address} {service}.OrganizationService/CreateOrganization"
-    )?;
-    writeln!(
-        out,
-        "{call} -d '{{\"organization_id\":\"<id>\",\"name\":\"first\",\"environment\":\"ENVIRONMENT_LIVE\"}}' {address} {service}.KeyService/CreateKey"
-    )?;
-    writeln!(out, "{call} -d '{{\"secret\":\"<secret>\"}}' {address} {service}.KeyService/VerifyKey")?;
-    writeln!(out, "{call} -d '{{\"key_id\":\"<key id>\"}}' {address} {service}.KeyService/RevokeKey\n")?;
-    out.flush()?;
     Ok(())
 }
 

@@ -15,7 +15,7 @@ pub mod permission;
 pub mod record;
 pub mod response_times;
 #[cfg(test)]
-pub mod samples;
+pub(crate) mod samples;
 pub mod scope;
 pub mod secret;
 pub mod text;

@@ -14,7 +14,7 @@ use super::{
 const NOW: Timestamp = Timestamp::from_micros(1_000_000);
 
 /// An active organization.
-pub fn organization() -> Organization {
+pub(crate) fn organization() -> Organization {
     Organization {
         id: OrganizationId::new(NOW, [1; 10]),
         name: "Acme".to_owned(),
@@ -34,7 +34,7 @@ pub fn organization() -> Organization {
 }
 
 /// An active key of that organization.
-pub fn key_record() -> KeyRecord {
+pub(crate) fn key_record() -> KeyRecord {
     let id = KeyId::new(NOW, [2; 10]);
     KeyRecord {
         id,

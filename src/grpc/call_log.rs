@@ -94,14 +94,17 @@ impl Line {
         let answered = methods::is_verification(name) && self.code == Code::Ok;
         answered || !name.starts_with("keystead.") && name != methods::UNKNOWN
     }
+
+    fn is_written(&self) -> bool {
+        !self.is_quiet() || tracing::enabled!(Level::DEBUG)
+    }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
         let time = self.begun.elapsed();
         self.metrics.call(self.method.index, self.code as usize, time);
-        let quiet = self.is_quiet();
-        if quiet && !tracing::enabled!(Level::DEBUG) {
+        if !self.is_written() {
             return;
         }
         let told = self.record.told.lock().unwrap_or_else(PoisonError::into_inner);
@@ -127,7 +130,7 @@ impl Drop for Line {
                 )
             };
         }
-        if quiet { line!(Level::DEBUG) } else { line!(Level::INFO) }
+        if self.is_quiet() { line!(Level::DEBUG) } else { line!(Level::INFO) }
     }
 }
 
@@ -177,7 +180,7 @@ impl LoggedCall {
             Some(status) => complete(&status, response.headers_mut()),
             None => Code::Ok,
         };
-        if !line.is_quiet()
+        if line.is_written()
             && let Ok(id) = HeaderValue::from_str(&line.record.request_id.to_string())
         {
             response.headers_mut().insert(REQUEST_ID_HEADER, id);

@@ -71,7 +71,7 @@ pub(super) struct Counts {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     pub name: Box<str>,
-    pub window_us: i64,
+    pub length_us: i64,
     pub counter: SlidingWindow,
 }
 
@@ -189,8 +189,8 @@ impl Meter {
 impl Counts {
     /// The limit's counter as it stands at this moment, and whether the cost does not fit.
     fn standing(&self, limit: &RateLimit, charge: &Charge<'_>) -> (SlidingWindow, bool) {
-        let counted = self.windows.iter().find(|window| window.is_of(limit));
-        let counter = counted.map_or_else(|| SlidingWindow::empty(limit, charge.now), |window| window.counter);
+        let known = self.windows.iter().find(|window| window.is_of(limit));
+        let counter = known.map_or_else(|| SlidingWindow::empty(limit, charge.now), |window| window.counter);
         let counter = counter.at(limit, charge.now);
         (counter, !counter.admits(limit, charge.now, charge.cost.max(1)))
     }
@@ -208,7 +208,7 @@ impl Counts {
                 Some(window) => window.counter = counter,
                 None => self.windows.push(Window {
                     name: limit.name.as_str().into(),
-                    window_us: limit.window_us(),
+                    length_us: limit.window_us(),
                     counter,
                 }),
             }
@@ -231,7 +231,7 @@ impl Counts {
 
     /// Says whether nothing is left.
     fn forget_faded(&mut self, time: Timestamp) -> bool {
-        self.windows.retain(|window| window.counter.start_us + 2 * window.window_us > time.micros());
+        self.windows.retain(|window| window.counter.start_us + 2 * window.length_us > time.micros());
         self.months.retain(|(month, _)| month.start_of_next_month() > time);
         self.windows.is_empty() && self.months.is_empty() && !self.changed
     }
@@ -239,7 +239,7 @@ impl Counts {
 
 impl Window {
     fn is_of(&self, limit: &RateLimit) -> bool {
-        self.window_us == limit.window_us() && *self.name == *limit.name
+        self.length_us == limit.window_us() && *self.name == *limit.name
     }
 }
 
@@ -308,8 +308,8 @@ mod tests {
         let organization = Organization { rate_limits: vec![limit("c", 9, false)], ..samples::organization() };
         let names = ["b".to_owned()];
         let charge = Charge { key: &key, limit_names: &names, organization: &organization, cost: 2, now: NOW };
-        let named: Vec<String> = limiter.charge(&charge).statuses.into_iter().map(|status| status.name).collect();
-        assert_eq!(named, ["b", "c"]);
+        let charged: Vec<String> = limiter.charge(&charge).statuses.into_iter().map(|status| status.name).collect();
+        assert_eq!(charged, ["b", "c"]);
         let all = limiter.charge(&Charge { limit_names: &[], cost: 0, ..charge });
         assert_eq!(all.statuses.iter().map(|status| status.remaining).collect::<Vec<_>>(), [9, 7, 7]);
     }

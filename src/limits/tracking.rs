@@ -78,16 +78,16 @@ impl Counts {
             self.months.push((Timestamp::from_micros(stored.window_start_us), stored.count));
             return;
         }
-        let window_us = stored.window_end_us - stored.window_start_us;
-        let same = |window: &Window| window.window_us == window_us && *window.name == *stored.limit_name;
+        let length_us = stored.window_end_us - stored.window_start_us;
+        let same = |window: &Window| window.length_us == length_us && *window.name == *stored.limit_name;
         let mut counter = SlidingWindow { start_us: stored.window_start_us, current: stored.count, previous: 0 };
         if let Some(older) = self.windows.iter_mut().find(|window| same(window)) {
-            if older.counter.start_us + window_us == stored.window_start_us {
+            if older.counter.start_us + length_us == stored.window_start_us {
                 counter.previous = older.counter.current;
             }
             older.counter = counter;
         } else {
-            self.windows.push(Window { name: stored.limit_name.into(), window_us, counter });
+            self.windows.push(Window { name: stored.limit_name.into(), length_us, counter });
         }
     }
 
@@ -102,10 +102,10 @@ impl Counts {
             count,
         };
         let mut rows = Vec::with_capacity(2 * self.windows.len() + self.months.len());
-        for Window { name, window_us, counter } in &self.windows {
-            rows.push(row(name, counter.start_us, counter.start_us + window_us, counter.current));
+        for Window { name, length_us, counter } in &self.windows {
+            rows.push(row(name, counter.start_us, counter.start_us + length_us, counter.current));
             if counter.previous > 0 {
-                rows.push(row(name, counter.start_us - window_us, counter.start_us, counter.previous));
+                rows.push(row(name, counter.start_us - length_us, counter.start_us, counter.previous));
             }
         }
         let month = |(start, spent): &(Timestamp, i64)| {
@@ -123,7 +123,7 @@ mod tests {
     const HOUR_US: i64 = 3_600_000_000;
 
     fn window(counter: SlidingWindow) -> Window {
-        Window { name: "hourly".into(), window_us: HOUR_US, counter }
+        Window { name: "hourly".into(), length_us: HOUR_US, counter }
     }
 
     #[test]

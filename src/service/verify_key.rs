@@ -92,13 +92,11 @@ pub(super) async fn judge(
     let Some((key, organization)) = find(context, verification).await? else {
         return Ok(Judged::NotFound);
     };
-    match outcome::decide(&key, &organization, &verification.question, now) {
-        Err(outcome) => Ok(Judged::Denied(outcome, key)),
-        Ok(()) => {
-            check_limit_names(&key, &verification.limit_names)?;
-            Ok(Judged::Chargeable(key, organization))
-        }
+    if let Err(outcome) = outcome::decide(&key, &organization, &verification.question, now) {
+        return Ok(Judged::Denied(outcome, key));
     }
+    check_limit_names(&key, &verification.limit_names)?;
+    Ok(Judged::Chargeable(key, organization))
 }
 
 /// Charges what is to be charged. Limits and quota are charged at the first poll of this future.

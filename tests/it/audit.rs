@@ -18,7 +18,9 @@ use tonic::Code;
 
 use crate::callers::NOT_BUILT;
 use crate::harness::rpcs;
-use crate::harness::{Engine, Server, TestDatabase, create_key, create_organization, expect_error, store_test};
+use crate::harness::{
+    Engine, Server, TestDatabase, create_key, create_organization, expect_error, store_test, wait_until,
+};
 use mutations::{MUTATIONS, Prepared};
 
 /// Rpcs that change neither a key nor an organization.
@@ -31,6 +33,7 @@ const READS: &[&str] = &[
     "OrganizationService/ListOrganizations",
     "AuditService/ListAuditEvents",
     "KeyService/BatchVerifyKeys",
+    "KeyService/ReportUsage",
 ];
 
 async fn events(database: &TestDatabase) -> i64 {
@@ -74,15 +77,16 @@ async fn each_mutation_writes_exactly_one_event_with_its_actor_target_and_reques
                 assert_eq!((event.actor_key_id.as_str(), event.actor.as_str()), (&*admin_id, "first admin"));
                 let detail: Value = serde_json::from_str(&event.detail).expect("the detail is JSON");
                 assert!(detail.is_object(), "{detail}");
-                expect_request_id(&server, rpc, event);
+                expect_request_id(&server, rpc, event).await;
             }
         }
     }
 }
 
 /// The event's request id is that of exactly one line of the log, the one of this call.
-fn expect_request_id(server: &Server, rpc: &str, event: &AuditEvent) {
+async fn expect_request_id(server: &Server, rpc: &str, event: &AuditEvent) {
     assert!(!event.request_id.is_empty(), "{event:?}");
+    wait_until("the call to be logged", async || server.log_text().contains(&event.request_id)).await;
     let log = server.log_text();
     let lines: Vec<Value> = log
         .lines()

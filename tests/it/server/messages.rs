@@ -16,7 +16,7 @@ use tonic_types::StatusExt as _;
 
 use super::wire;
 use crate::callers::requests::issuing;
-use crate::harness::{Engine, Server, TestDatabase, contains, create_organization, expect_error, rpcs};
+use crate::harness::{Engine, Server, TestDatabase, contains, create_organization, expect_error, rpcs, wait_until};
 
 const SINGLE_MAX: usize = 65_536;
 const BATCH_MAX: usize = 1_048_576;
@@ -148,8 +148,8 @@ async fn methods_and_services_that_do_not_exist_are_unimplemented_with_details()
 }
 
 #[tokio::test]
-async fn every_answer_carries_a_request_id_of_its_own() {
-    let (_database, server) = sqlite_server(&[]).await;
+async fn every_answer_that_has_a_line_in_the_log_carries_its_request_id() {
+    let (_database, server) = sqlite_server(&["--log-level", "debug"]).await;
     let bearer = format!("Bearer {}", server.admin_secret());
     let mut seen = Vec::new();
     for (path, headers) in [
@@ -168,6 +168,19 @@ async fn every_answer_carries_a_request_id_of_its_own() {
         assert!(!seen.contains(&id), "{id}");
         seen.push(id);
     }
+}
+
+#[tokio::test]
+async fn an_answered_verification_has_no_line_and_no_request_id_unless_they_are_asked_for() {
+    let (_database, server) = sqlite_server(&[]).await;
+    let bearer = format!("Bearer {}", server.admin_secret());
+    let path = "/keystead.v1.KeyService/VerifyKey";
+    let answered = rpcs::call(&server.channel(), path, Vec::new(), &[&bearer]).await.expect("an answer");
+    assert_eq!(answered.metadata().get("x-request-id"), None);
+    let refused = rpcs::call(&server.channel(), path, Vec::new(), &[]).await.expect_err("no caller");
+    let id = refused.metadata().get("x-request-id").expect("a request id").to_str().expect("text").to_owned();
+    wait_until("the refusal to be logged", async || server.log_text().contains(&id)).await;
+    assert_eq!(server.log_text().matches("KeyService/VerifyKey").count(), 1);
 }
 
 #[tokio::test]
