@@ -16,13 +16,14 @@
 //! - [`clock`], [`random`]: the only doors to wall clock and randomness; [`proto`]: the generated contract
 //!
 //! Who may import what (a test checks it): `cli` uses `app`; `app` sees everything; `grpc` sees `service` and
-//! `domain`; `service` sees `domain`, `store`, `verify`, `limits`, `usage`; these last three see `domain` and
-//! `store`; `store` sees `domain`; `domain` sees nothing. tonic and prost stay in `grpc` (and the CLI's client),
-//! `sea_orm` in `store`.
+//! `domain`; `service` sees `domain`, `store`, `verify`, `limits`, `usage`, `telemetry`; `verify`, `limits` and `usage`
+//! see `domain` and `store`; `store` sees `domain`; `domain` sees nothing. tonic and prost stay in `grpc` (and the
+//! CLI's client), `sea_orm` in `store`.
 //!
-//! The way of one `VerifyKey`: `grpc/key_service.rs` decodes, calls and encodes; `service/verify_key.rs` holds the
-//! whole control flow; from there a reader opens only leaves: `domain/outcome.rs` for why this answer, `verify/`
-//! and `store/` for where it came from, `limits/` for what was charged, `grpc/encode.rs` for how it looks.
+//! The way of one `VerifyKey`: `grpc/verify_call.rs` reads and writes its bytes; `grpc/key_service.rs` decodes, calls and
+//! encodes; `service/verify_key.rs` holds the whole control flow; from there a reader opens only leaves:
+//! `domain/outcome.rs` for why this answer, `verify/` and `store/` for where it came from, `limits/` for what was
+//! charged, `grpc/encode.rs` for how it looks.
 
 pub mod app;
 pub mod cli;
