@@ -50,6 +50,9 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
         return Err(format!("there is no benchmark {unknown}; there are {}", NAMES.join(", ")).into());
     }
     let plan = Plan { quick };
+    if quick {
+        println!("briefly: every answer is checked, and the figures mean nothing");
+    }
     for name in NAMES.iter().filter(|name| named.is_empty() || named.contains(name)) {
         // A runtime each: nothing of one benchmark runs on while the next one measures.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

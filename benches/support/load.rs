@@ -209,7 +209,8 @@ fn check_status(headers: &HeaderMap) -> Result<(), Failure> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     match text("grpc-status") {
         "0" => Ok(()),
-        status => Err(format!("gRPC status {status}: {}", text("grpc-message")).into()),
+        // The message comes percent-encoded; blanks are enough for people.
+        status => Err(format!("gRPC status {status}: {}", text("grpc-message").replace("%20", " ")).into()),
     }
 }
 

@@ -59,12 +59,16 @@ impl<T> End<T> {
 }
 
 /// Whether the client could not connect, or gave the request back because the connection was closing: hyper calls
-/// that, and nothing else, "canceled".
+/// that, and nothing else, "canceled". Or the server said that it stops before this request: what comes after the last
+/// stream of a GOAWAY was not looked at, and may be sent again (RFC 9113, section 6.8).
 fn never_sent(error: &(dyn Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
         let refused = error.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::ConnectionRefused);
-        if refused || error.to_string().contains("operation was canceled") {
+        let after_the_last = error.downcast_ref::<h2::Error>().is_some_and(|error| {
+            error.is_go_away() && error.is_remote() && error.reason() == Some(h2::Reason::NO_ERROR)
+        });
+        if refused || after_the_last || error.to_string().contains("operation was canceled") {
             return true;
         }
         next = error.source();
