@@ -72,7 +72,7 @@ async fn read_message(
     mut body: Incoming,
     bytes_max: usize,
 ) -> Result<v1::VerifyKeyRequest, Refusal> {
-    let bytes = read_body(&mut body).await;
+    let bytes = read_body(&mut body, PREFIX_BYTES + bytes_max).await.unwrap_or_default();
     let malformed = || {
         let message = "the request cannot be decoded: it is not a message of this rpc";
         Refusal::new(Code::InvalidArgument, "MALFORMED_MESSAGE", message)
@@ -95,25 +95,31 @@ async fn read_message(
     v1::VerifyKeyRequest::decode(&mut message).map_err(|_| malformed())
 }
 
-/// The whole body, which is nearly always one frame; what goes beyond the bound is left out.
-async fn read_body(body: &mut Incoming) -> Bytes {
+/// The body, which is nearly always one frame; `None` where it broke off. Of one that is too large no more than `kept_max`
+/// bytes and one frame are kept, or a stranger's streams would hold a megabyte each; the rest is read and dropped.
+async fn read_body<B>(body: &mut B, kept_max: usize) -> Option<Bytes>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+{
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
-    while let Some(Ok(frame)) = body.frame().await {
-        let Ok(data) = frame.into_data() else { continue };
+    let mut read = 0;
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        read += data.len();
         if first.is_empty() {
             first = data;
-            continue;
+        } else if first.len().max(rest.len()) <= kept_max {
+            if rest.is_empty() {
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
         }
-        if rest.is_empty() {
-            rest.extend_from_slice(&first);
-        }
-        rest.extend_from_slice(&data);
-        if rest.len() > READ_BYTES_MAX {
+        if read > READ_BYTES_MAX {
             break;
         }
     }
-    if rest.is_empty() { first } else { rest.freeze() }
+    Some(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 fn encode(answer: &v1::VerifyKeyResponse) -> Bytes {
@@ -161,5 +167,38 @@ impl http_body::Body for AnswerBody {
             // Not exact: an exact one becomes a `content-length`, which gRPC does not send.
             Self::Message { .. } => SizeHint::new(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    async fn read(frames: Vec<Result<&'static [u8], &'static str>>, kept_max: usize) -> Option<Bytes> {
+        let frames = frames.into_iter().map(|frame| frame.map(|bytes| Frame::data(Bytes::from_static(bytes))));
+        read_body(&mut StreamBody::new(stream::iter(frames)), kept_max).await
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_whole_in_one_frame_or_in_many() {
+        assert_eq!(read(vec![Ok(b"abc")], 8).await, Some(Bytes::from_static(b"abc")));
+        assert_eq!(read(vec![Ok(b"a"), Ok(b""), Ok(b"bc"), Ok(b"d")], 8).await, Some(Bytes::from_static(b"abcd")));
+        assert_eq!(read(vec![], 8).await, Some(Bytes::new()));
+    }
+
+    #[tokio::test]
+    async fn a_body_that_breaks_off_is_no_request() {
+        assert_eq!(read(vec![Ok(b"abc"), Err("reset")], 8).await, None);
+    }
+
+    #[tokio::test]
+    async fn of_a_body_that_is_too_large_little_is_kept() {
+        let frame: &[u8] = &[7; 1000];
+        let kept = read(vec![Ok(frame); 500], 4000).await.unwrap();
+        assert!(kept.len() > 4000, "enough is kept to see that it is too large");
+        assert!(kept.len() <= 5000, "{} bytes were kept", kept.len());
     }
 }
