@@ -111,7 +111,17 @@ impl Context {
     pub fn metrics_page(&self) -> String {
         let metrics = &self.metrics;
         metrics.feed_revision.set(self.feed.position());
-        metrics.mutations_in_flight.set(i64::try_from(self.mutations.len()).unwrap_or(i64::MAX));
+        metrics.mutations_in_flight.set(count(self.mutations.len()));
+        let (keys, unknown, _) = self.records.sizes();
+        metrics.state.cache_keys.set(count(keys));
+        metrics.state.cache_unknown.set(count(unknown));
+        metrics.state.cache_queries.set(count(self.records.queries()));
+        metrics.state.limiter_meters.set(count(self.limiter.len()));
+        let spool = self.recorder.status();
+        metrics.state.spool_bytes.set(count(spool.bytes));
+        metrics.state.spool_segments.set(count(spool.segments));
+        metrics.state.details_left_out.set(count(spool.details_left_out));
+        metrics.state.spool_failing.set(i64::from(spool.failing));
         metrics.render()
     }
 
@@ -136,4 +146,9 @@ impl Context {
             Err(failure) => Err(ServiceError::Internal(format!("a mutation did not end: {failure}"))),
         }
     }
+}
+
+/// A number as a gauge shows it.
+fn count<N: TryInto<i64>>(number: N) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
 }

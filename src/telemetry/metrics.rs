@@ -79,6 +79,19 @@ struct AllJobs {
     last_success: Family<OfJob, Gauge<f64, AtomicU64>>,
 }
 
+/// What the parts of the service hold, read when the page is asked for.
+#[derive(Default)]
+pub struct State {
+    pub cache_keys: Gauge<i64, AtomicI64>,
+    pub cache_unknown: Gauge<i64, AtomicI64>,
+    pub cache_queries: Gauge<i64, AtomicI64>,
+    pub limiter_meters: Gauge<i64, AtomicI64>,
+    pub spool_bytes: Gauge<i64, AtomicI64>,
+    pub spool_segments: Gauge<i64, AtomicI64>,
+    pub details_left_out: Gauge<i64, AtomicI64>,
+    pub spool_failing: Gauge<i64, AtomicI64>,
+}
+
 /// The metrics of one process.
 pub struct Metrics {
     registry: Registry,
@@ -91,6 +104,7 @@ pub struct Metrics {
     pub ready: Gauge<i64, AtomicI64>,
     pub feed_revision: Gauge<i64, AtomicI64>,
     pub mutations_in_flight: Gauge<i64, AtomicI64>,
+    pub state: State,
 }
 
 impl Metrics {
@@ -110,6 +124,7 @@ impl Metrics {
             ready: Gauge::default(),
             feed_revision: Gauge::default(),
             mutations_in_flight: Gauge::default(),
+            state: State::default(),
         };
         metrics.register_calls();
         metrics.register_jobs();
@@ -162,6 +177,19 @@ impl Metrics {
             "Mutations and rounds of jobs under way",
             self.mutations_in_flight.clone(),
         );
+        let state = &self.state;
+        for (name, help, gauge) in [
+            ("cache_keys", "Keys in the cache", &state.cache_keys),
+            ("cache_unknown", "Unknown secrets in the cache", &state.cache_unknown),
+            ("cache_queries", "Queries that misses of the cache have made since the start", &state.cache_queries),
+            ("limiter_meters", "Keys and organizations whose limits are counted", &state.limiter_meters),
+            ("usage_spool_bytes", "Usage that waits in the spool for the database", &state.spool_bytes),
+            ("usage_spool_segments", "Files of usage that wait for the database", &state.spool_segments),
+            ("usage_details_left_out", "Events since the start without a row of their own", &state.details_left_out),
+            ("usage_spool_failing", "1 while no file of the spool can be made, else 0", &state.spool_failing),
+        ] {
+            registry.register(name, help, gauge.clone());
+        }
         registry.register("build", "The version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
     }
 
