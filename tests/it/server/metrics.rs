@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use keystead::proto::v1::GetKeyRequest;
+use keystead::proto::v1::{CreateKeyRequest, Environment, GetKeyRequest, RateLimit, VerifyKeyRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -82,6 +82,51 @@ async fn the_page_counts_what_happened() {
         })
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_page_shows_what_cache_limits_and_spool_hold() {
+    let database = TestDatabase::new(Engine::Postgres).await;
+    let server = Server::start(&database, METRICS).await;
+    let address = server.metrics_address();
+    let organization = create_organization(&server, "acme").await.id;
+    let rate_limits = vec![RateLimit { name: "long".to_owned(), limit: 9, window: Some(seconds(3600)), shadow: false }];
+    let new = CreateKeyRequest {
+        organization_id: organization,
+        name: "limited".to_owned(),
+        environment: Environment::Live.into(),
+        rate_limits,
+        ..Default::default()
+    };
+    let secret = server.keys().create_key(new).await.expect("a key").into_inner().secret;
+    verify(&server, &secret).await;
+    verify(&server, "nonsense").await;
+    let (_, page) = get(address, "/metrics").await;
+    // The caller's own key is in the cache too.
+    for (series, expected) in
+        [("cache_keys", 2.0), ("cache_unknown", 1.0), ("limiter_meters", 1.0), ("usage_spool_failing", 0.0)]
+    {
+        assert_eq!(value(&page, &format!("keystead_{series}")), Some(expected), "{series}: {page}");
+    }
+    assert!(value(&page, "keystead_cache_queries") >= Some(3.0), "{page}");
+    database.cut_off().await;
+    wait_until("usage to wait in the spool", async || {
+        // From the cache, as long as it may be; what is answered or not does not matter here.
+        let _ = server.keys().verify_key(VerifyKeyRequest { secret: secret.clone(), ..Default::default() }).await;
+        let (_, page) = get(address, "/metrics").await;
+        value(&page, "keystead_usage_spool_segments") >= Some(1.0)
+            && value(&page, "keystead_usage_spool_bytes") > Some(0.0)
+    })
+    .await;
+    database.let_back().await;
+    wait_until("the spool to be empty again", async || {
+        value(&get(address, "/metrics").await.1, "keystead_usage_spool_segments") == Some(0.0)
+    })
+    .await;
+}
+
+const fn seconds(seconds: i64) -> prost_types::Duration {
+    prost_types::Duration { seconds, nanos: 0 }
 }
 
 /// Names in a row of a table that begin with `keystead_`.
