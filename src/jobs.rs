@@ -19,9 +19,10 @@ use crate::{
     service::Context,
     store::{StoreError, audit_events, job_leases::Schedule},
 };
-use rounds::{each_interval, leased};
+use rounds::{each_interval, leased, paced};
 
-/// How often usage, limits and audit events are written: what a `kill -9` may cost of the limits.
+/// How often usage, limits and audit events are written: what a `kill -9` may cost of the limits, unless there is so
+/// much to write that the job rests for longer.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often the usage of processes that are gone is looked for.
 const ADOPTION_INTERVAL: Duration = Duration::from_mins(1);
@@ -59,11 +60,11 @@ impl Jobs {
 /// What every process does for itself.
 fn of_this_process(context: &Arc<Context>) -> [AbortHandle; 5] {
     [
-        each_interval("usage", INTERVAL, context, |context| async move { flush_usage(&context).await }),
+        paced("usage", INTERVAL, context, is_spool_filling, |context| async move { flush_usage(&context).await }),
         each_interval("adoption", ADOPTION_INTERVAL, context, |context| async move {
             context.recorder.adopt(&context.store).await.map(|()| 0)
         }),
-        each_interval("limits", INTERVAL, context, |context| async move { flush_limits(&context).await }),
+        paced("limits", INTERVAL, context, |_| false, |context| async move { flush_limits(&context).await }),
         each_interval("audit", INTERVAL, context, |context| async move { seal(&context).await }),
         each_interval("pruning", PRUNING_INTERVAL, context, |context| async move {
             let now = context.clock.now();
@@ -81,6 +82,12 @@ fn of_one_process(context: &Arc<Context>, usage_retention_days: u32) -> [AbortHa
             retention::run(&context.store, now, usage_retention_days).await
         }),
     ]
+}
+
+/// Whether what waits for the database comes near the bound of the spool.
+fn is_spool_filling(context: &Context) -> bool {
+    let spool = context.recorder.status();
+    spool.bytes > spool.bytes_max / 4
 }
 
 async fn flush_usage(context: &Context) -> Result<u64, StoreError> {

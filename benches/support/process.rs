@@ -1,7 +1,9 @@
-//! CPU time and memory of a child, as Linux tells them under `/proc`.
+//! CPU time and memory of a child, as Linux tells them under `/proc`, and how it is halted and let go on.
 //! Must not measure the benchmark's own process, which does other work besides.
 
 use std::{fs, time::Duration};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::Failure;
 
@@ -42,6 +44,21 @@ pub async fn settled(process: u32) -> Result<(), Failure> {
         before = now;
     }
     Ok(())
+}
+
+/// Halts the process: it uses no CPU until it is let go on.
+pub fn halt(process: u32) -> Result<(), Failure> {
+    signal(process, Signal::STOP)
+}
+
+/// Lets a halted process go on.
+pub fn go_on(process: u32) -> Result<(), Failure> {
+    signal(process, Signal::CONT)
+}
+
+fn signal(process: u32, signal: Signal) -> Result<(), Failure> {
+    let process = i32::try_from(process).ok().and_then(Pid::from_raw).ok_or("a process id out of range")?;
+    Ok(kill_process(process, signal)?)
 }
 
 fn read(process: u32, file: &str) -> Result<String, Failure> {

@@ -2,6 +2,7 @@
 //! all within the service's own time. Refusing happens here, inside the handler, when the body has been read.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{self, Poll, Waker},
@@ -96,7 +97,7 @@ impl Calls {
             let call = caller(&context, &metadata, permission, freshness, &record).await?;
             work(context, call, message, record).await
         });
-        let result = self.here_or_there(whole, time).await.unwrap_or_else(|| {
+        let result = here_or_there(&self.main, whole, time).await.unwrap_or_else(|| {
             Err(if time < own_time { ServiceError::DeadlineExceeded } else { ServiceError::timed_out() })
         });
         result.map_err(|error| {
@@ -104,26 +105,29 @@ impl Calls {
             encode_error(&error, request_id)
         })
     }
+}
 
-    /// Runs a call to its end: here and at once, where nothing has to be waited for, or else as a task of the main
-    /// runtime, which ends when this future is dropped. `None` where the time ran out.
-    async fn here_or_there<T: Send + 'static>(
-        &self,
-        mut call: Pin<Box<impl Future<Output = Result<T, ServiceError>> + Send + 'static>>,
-        time: Duration,
-    ) -> Option<Result<T, ServiceError>> {
-        {
-            // Whatever it registers with a runtime, it registers with the main one.
-            let _main = self.main.enter();
-            if let Poll::Ready(result) = call.as_mut().poll(&mut task::Context::from_waker(Waker::noop())) {
-                return Some(result);
-            }
+/// Runs a call to its end: here and at once, where nothing has to be waited for, or else as a task of the main
+/// runtime, which ends when this future is dropped. `None` where the time ran out.
+async fn here_or_there<T: Send + 'static>(
+    main: &Handle,
+    mut call: Pin<Box<impl Future<Output = Result<T, ServiceError>> + Send + 'static>>,
+    time: Duration,
+) -> Option<Result<T, ServiceError>> {
+    {
+        // Whatever it registers with a runtime, it registers with the main one.
+        let _entered = main.enter();
+        let first = || call.as_mut().poll(&mut task::Context::from_waker(Waker::noop()));
+        match catch_unwind(AssertUnwindSafe(first)) {
+            Ok(Poll::Ready(result)) => return Some(result),
+            Ok(Poll::Pending) => {}
+            Err(_) => return Some(Err(ServiceError::Internal("a call panicked".to_owned()))),
         }
-        let task = AbortOnDropHandle::new(self.main.spawn(tokio::time::timeout(time, call)));
-        match task.await {
-            Ok(ended) => ended.ok(),
-            Err(failure) => Some(Err(ServiceError::Internal(format!("a call did not end: {failure}")))),
-        }
+    }
+    let task = AbortOnDropHandle::new(main.spawn(tokio::time::timeout(time, call)));
+    match task.await {
+        Ok(ended) => ended.ok(),
+        Err(failure) => Some(Err(ServiceError::Internal(format!("a call did not end: {failure}")))),
     }
 }
 
@@ -179,4 +183,31 @@ fn bearer(metadata: &MetadataMap) -> Option<&str> {
     }
     let (scheme, secret) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| secret.trim_start())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIME: Duration = Duration::from_mins(1);
+
+    #[tokio::test]
+    async fn a_call_that_panics_is_answered_as_unforeseen() {
+        let main = Handle::current();
+        let at_once = here_or_there::<()>(&main, Box::pin(async { panic!("a defect") }), TIME).await;
+        assert!(matches!(at_once, Some(Err(ServiceError::Internal(_)))), "{at_once:?}");
+        let later = Box::pin(async {
+            tokio::task::yield_now().await;
+            panic!("a defect")
+        });
+        let later = here_or_there::<()>(&main, later, TIME).await;
+        assert!(matches!(later, Some(Err(ServiceError::Internal(_)))), "{later:?}");
+    }
+
+    #[tokio::test]
+    async fn a_call_that_does_not_end_in_its_time_is_given_up() {
+        let never = Box::pin(std::future::pending());
+        let ended = here_or_there::<()>(&Handle::current(), never, Duration::from_millis(1)).await;
+        assert!(ended.is_none());
+    }
 }

@@ -4,6 +4,7 @@
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -36,7 +37,7 @@ pub struct ConnectionLimits {
 }
 
 /// Runs a call where it arrives: a verification that hits the cache ends at its first poll, and pays for no task.
-/// What does not end there goes on as a task.
+/// What does not end there goes on as a task. One that panics ends alone, as a task would, and not its connection.
 #[derive(Clone)]
 struct FirstPollInPlace;
 
@@ -46,7 +47,9 @@ where
 {
     fn execute(&self, call: F) {
         let mut call = Box::pin(call);
-        if call.as_mut().poll(&mut Context::from_waker(Waker::noop())) == Poll::Pending {
+        let first = || call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        // The panic has been told of already; the call is dropped, which resets its stream.
+        if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(first)) {
             tokio::spawn(call);
         }
     }
@@ -80,5 +83,24 @@ pub async fn serve_connection(
     };
     if let Err(error) = ended {
         tracing::debug!(error = %error, "a connection ended with an error");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_call_that_panics_at_once_ends_alone() {
+        FirstPollInPlace.execute(async { panic!("a defect") });
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        FirstPollInPlace.execute(async move {
+            tokio::task::yield_now().await;
+            let _ = answer.send(());
+        });
+        FirstPollInPlace.execute(future::ready(()));
+        answered.await.expect("the next call is run to its end");
     }
 }

@@ -2,13 +2,15 @@
 //! stream of messages, boxed at each layer and routed, it would cost more to carry than to decide.
 //! Source: the gRPC protocol over HTTP/2 (`PROTOCOL-HTTP2.md` of grpc/grpc): a message is one byte of flags, four of
 //! length, and the bytes; the status comes in trailers. Must not decide anything; what is not a plain unary request
-//! is refused as tonic would, in the words of our contract. The body is read to its end before any refusal.
+//! is refused as tonic would, in the words of our contract. The body is read to its end before any refusal, within the
+//! service's own time.
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
+use futures_util::poll;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt as _;
@@ -17,10 +19,16 @@ use prost::{
     Message,
     bytes::{Buf as _, BufMut as _, Bytes, BytesMut},
 };
+use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, metadata::MetadataMap};
 
-use super::{call_log::CallRecord, calls::Calls, key_service, status::Refusal};
-use crate::{domain::permission::Permission, proto::v1};
+use super::{
+    call_log::CallRecord,
+    calls::Calls,
+    key_service,
+    status::{Refusal, encode_error},
+};
+use crate::{domain::permission::Permission, proto::v1, service::ServiceError};
 
 /// What stands before a message: flags and length.
 const PREFIX_BYTES: usize = 5;
@@ -49,12 +57,21 @@ pub async fn verify_call(
     bytes_max: usize,
 ) -> Response<AnswerBody> {
     let (head, body) = request.into_parts();
-    let answered = match read_message(&head.headers, body, bytes_max).await {
-        Ok(message) => {
+    let read = {
+        let mut reading = pin!(read_message(&head.headers, body, bytes_max));
+        // Nearly always the message is there with its headers, and needs no timer.
+        match poll!(reading.as_mut()) {
+            Poll::Ready(read) => Some(read),
+            Poll::Pending => timeout(calls.verify_timeout, reading).await.ok(),
+        }
+    };
+    let answered = match read {
+        Some(Ok(message)) => {
             let metadata = MetadataMap::from_headers(head.headers);
             calls.run(metadata, record, Permission::KeysVerify, message, key_service::verify).await
         }
-        Err(refusal) => Err(refusal.into_status()),
+        Some(Err(refusal)) => Err(refusal.into_status()),
+        None => Err(encode_error(&ServiceError::timed_out(), record.request_id)),
     };
     match answered {
         Ok(answer) => {

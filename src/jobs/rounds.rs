@@ -1,5 +1,6 @@
 //! How a job's rounds run: each to its end in a task of its own, counted, and logged once per streak of failures.
-//! `each_interval` is for what every process does for itself; `leased` for what one process does for all, by a lease.
+//! `each_interval` and `paced` are for what every process does for itself; `leased` for what one process does for all,
+//! by a lease.
 //! Must not end a round in the middle: a round may hold a transaction.
 
 use std::{
@@ -19,6 +20,11 @@ use crate::{
 /// How often a process asks whether a job is due that one process does for all; up to as much again is added at
 /// random to the first, so that replicas that start together do not ask together.
 const ASK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A paced job rests for so many times as long as its round took, so that it takes a twentieth of the time at most.
+const REST: u32 = 19;
+/// But it never rests for longer than this.
+const REST_MAX: Duration = Duration::from_secs(10);
 
 /// What one round did: the rows that it wrote or deleted, or `None` where there was nothing to run.
 type Round = Result<Option<u64>, StoreError>;
@@ -78,6 +84,42 @@ where
     .abort_handle()
 }
 
+/// Runs a round each `interval`. After a round that took long the next one waits for longer, so that the job leaves
+/// the database and the processor to others, unless it `is_urgent`.
+pub fn paced<F>(
+    name: &'static str,
+    interval: Duration,
+    context: &Arc<Context>,
+    is_urgent: impl Fn(&Context) -> bool + Send + 'static,
+    round: impl Fn(Arc<Context>) -> F + Send + 'static,
+) -> AbortHandle
+where
+    F: Future<Output = Result<u64, StoreError>> + Send + 'static,
+{
+    let mut job = Job { name, context: context.clone(), failing: false };
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    tokio::spawn(async move {
+        let mut rested_at = tokio::time::Instant::now();
+        loop {
+            ticks.tick().await;
+            if tokio::time::Instant::now() < rested_at && !is_urgent(&job.context) {
+                continue;
+            }
+            let begun = tokio::time::Instant::now();
+            let rows = round(job.context.clone());
+            job.run(async move { rows.await.map(Some) }).await;
+            rested_at = tokio::time::Instant::now() + rest(begun.elapsed());
+        }
+    })
+    .abort_handle()
+}
+
+/// How long a paced job rests after a round that took so long.
+fn rest(took: Duration) -> Duration {
+    (took * REST).min(REST_MAX)
+}
+
 /// Runs a job whenever it is due and no other process has it.
 pub fn leased<F>(
     name: &'static str,
@@ -121,4 +163,16 @@ where
     let ended = if result.is_ok() { "ok" } else { "failed" };
     job_leases::release(context.store.write(), name, holder, ended, context.clock.now()).await?;
     result.map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paced_job_takes_a_twentieth_of_the_time_and_rests_for_ten_seconds_at_most() {
+        assert_eq!(rest(Duration::from_millis(10)), Duration::from_millis(190));
+        assert_eq!(rest(Duration::from_millis(100)), Duration::from_millis(1900));
+        assert_eq!(rest(Duration::from_secs(30)), Duration::from_secs(10));
+    }
 }

@@ -73,6 +73,8 @@ pub(super) struct Window {
     pub name: Box<str>,
     pub length_us: i64,
     pub counter: SlidingWindow,
+    /// Start and count as they were last written through.
+    pub written: Option<(i64, i64)>,
 }
 
 impl Default for Limiter {
@@ -210,6 +212,7 @@ impl Counts {
                     name: limit.name.as_str().into(),
                     length_us: limit.window_us(),
                     counter,
+                    written: None,
                 }),
             }
         }

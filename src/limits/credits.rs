@@ -36,7 +36,7 @@ pub enum SpendError {
     /// Too many wait already.
     Overloaded,
     /// The statement failed; its error says whether it may have charged.
-    Store(Arc<StoreError>),
+    Store(StoreError),
     /// The statement was given up, by a shutdown that took too long; it may have charged.
     Abandoned,
 }
@@ -146,7 +146,7 @@ impl Shared {
             let costs: Vec<i64> = turn.iter().map(|waiting| waiting.cost).collect();
             let answers = match settle(&self.store, holder, &costs, now).await {
                 Ok(spent) => spent.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(SpendError::Store(Arc::new(error))); costs.len()],
+                Err(error) => vec![Err(SpendError::Store(error)); costs.len()],
             };
             for (waiting, answer) in turn.into_iter().zip(answers) {
                 // Whoever hung up meanwhile has been charged, and is not told.

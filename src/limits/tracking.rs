@@ -66,7 +66,9 @@ impl Limiter {
 
     fn put_back(&self, meters: &[Arc<Meter>]) {
         for meter in meters {
-            self.note(meter, &mut meter.lock(), true);
+            let mut counts = meter.lock();
+            counts.windows.iter_mut().for_each(|window| window.written = None);
+            self.note(meter, &mut counts, true);
         }
     }
 }
@@ -86,13 +88,16 @@ impl Counts {
                 counter.previous = older.counter.current;
             }
             older.counter = counter;
+            older.written = Some((counter.start_us, counter.current));
         } else {
-            self.windows.push(Window { name: stored.limit_name.into(), length_us, counter });
+            let written = Some((counter.start_us, counter.current));
+            self.windows.push(Window { name: stored.limit_name.into(), length_us, counter, written });
         }
     }
 
-    /// The rows of these counters: the present window, and the one before it, which a flush may have missed.
-    fn tracked(&self, meter: &Meter) -> Vec<TrackedWindow> {
+    /// The rows of these counters that are not written yet: the present window, and the one before it, where it was
+    /// charged after the last flush.
+    fn tracked(&mut self, meter: &Meter) -> Vec<TrackedWindow> {
         let subject_id = RecordId::from_u128(meter.subject).to_string();
         let row = |name: &str, start: i64, end: i64, count: i64| TrackedWindow {
             subject_id: subject_id.clone(),
@@ -102,10 +107,16 @@ impl Counts {
             count,
         };
         let mut rows = Vec::with_capacity(2 * self.windows.len() + self.months.len());
-        for Window { name, length_us, counter } in &self.windows {
-            rows.push(row(name, counter.start_us, counter.start_us + length_us, counter.current));
-            if counter.previous > 0 {
-                rows.push(row(name, counter.start_us - length_us, counter.start_us, counter.previous));
+        for Window { name, length_us, counter, written } in &mut self.windows {
+            let before = counter.start_us - *length_us;
+            let was_told_of = written.is_some_and(|(start, _)| start == counter.start_us);
+            if counter.previous > 0 && !was_told_of && *written != Some((before, counter.previous)) {
+                rows.push(row(name, before, counter.start_us, counter.previous));
+            }
+            let present = Some((counter.start_us, counter.current));
+            if *written != present {
+                rows.push(row(name, counter.start_us, counter.start_us + *length_us, counter.current));
+                *written = present;
             }
         }
         let month = |(start, spent): &(Timestamp, i64)| {
@@ -123,7 +134,38 @@ mod tests {
     const HOUR_US: i64 = 3_600_000_000;
 
     fn window(counter: SlidingWindow) -> Window {
-        Window { name: "hourly".into(), length_us: HOUR_US, counter }
+        Window {
+            name: "hourly".into(),
+            length_us: HOUR_US,
+            counter,
+            written: Some((counter.start_us, counter.current)),
+        }
+    }
+
+    /// Start and count of each row that a flush would write.
+    fn rows(counts: &mut Counts, meter: &Meter) -> Vec<(i64, i64)> {
+        counts.tracked(meter).iter().map(|row| (row.window_start_us / HOUR_US, row.count)).collect()
+    }
+
+    #[test]
+    fn a_count_is_written_when_it_has_changed_and_the_window_before_it_until_its_last_count_is() {
+        let limiter = Limiter::default();
+        let meter = limiter.meter(7);
+        let mut counts = Counts::default();
+        let mut charged = |hour: i64, current, previous| {
+            let counter = SlidingWindow { start_us: hour * HOUR_US, current, previous };
+            match counts.windows.first_mut() {
+                Some(window) => window.counter = counter,
+                None => counts.windows.push(Window { written: None, ..window(counter) }),
+            }
+            rows(&mut counts, &meter)
+        };
+        assert_eq!(charged(10, 3, 4), [(9, 4), (10, 3)], "nothing is written yet");
+        assert_eq!(charged(10, 3, 4), [], "all is written");
+        assert_eq!(charged(10, 5, 4), [(10, 5)]);
+        assert_eq!(charged(11, 1, 5), [(11, 1)], "the window before was written to its end");
+        assert_eq!(charged(12, 1, 6), [(11, 6), (12, 1)], "the window before was charged after it was written");
+        assert_eq!(charged(12, 2, 6), [(12, 2)]);
     }
 
     #[test]
@@ -131,7 +173,8 @@ mod tests {
         let limiter = Limiter::default();
         let meter = limiter.meter(7);
         let mut before = Counts::default();
-        before.windows.push(window(SlidingWindow { start_us: 10 * HOUR_US, current: 3, previous: 4 }));
+        let counter = SlidingWindow { start_us: 10 * HOUR_US, current: 3, previous: 4 };
+        before.windows.push(Window { written: None, ..window(counter) });
         before.months.push((Timestamp::from_micros(0), 9));
         let mut tracked = before.tracked(&meter);
         tracked.sort_by_key(|window| window.window_start_us);

@@ -129,7 +129,7 @@ impl From<SpendError> for ServiceError {
     fn from(error: SpendError) -> Self {
         match error {
             SpendError::Overloaded => Self::unavailable("OVERLOADED"),
-            SpendError::Store(error) => Self::from(&*error),
+            SpendError::Store(error) => Self::from(error),
             SpendError::Abandoned => Self::timed_out(),
         }
     }

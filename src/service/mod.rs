@@ -120,6 +120,7 @@ impl Context {
         let spool = self.recorder.status();
         metrics.state.spool_bytes.set(count(spool.bytes));
         metrics.state.spool_segments.set(count(spool.segments));
+        metrics.state.spool_oldest_age.set(spool.oldest_age.as_secs_f64());
         metrics.state.details_left_out.set(count(spool.details_left_out));
         metrics.state.spool_failing.set(i64::from(spool.failing));
         metrics.render()

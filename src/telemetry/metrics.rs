@@ -88,6 +88,7 @@ pub struct State {
     pub limiter_meters: Gauge<i64, AtomicI64>,
     pub spool_bytes: Gauge<i64, AtomicI64>,
     pub spool_segments: Gauge<i64, AtomicI64>,
+    pub spool_oldest_age: Gauge<f64, AtomicU64>,
     pub details_left_out: Gauge<i64, AtomicI64>,
     pub spool_failing: Gauge<i64, AtomicI64>,
 }
@@ -190,6 +191,12 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
+        registry.register_with_unit(
+            "usage_spool_oldest_age",
+            "How long the oldest file of usage has waited for the database",
+            Unit::Seconds,
+            state.spool_oldest_age.clone(),
+        );
         registry.register("build", "The version that runs", Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]));
     }
 

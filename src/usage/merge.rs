@@ -1,6 +1,6 @@
-//! Keeps the spool within its bound while the database is away: all sealed segments but the oldest become one, in
-//! which counts are exact and details few. The oldest may have been tried already, with an outcome that nobody knows,
-//! so it must stay as it is.
+//! Keeps the spool within its bound while the database is away: the sealed segments become one, in which counts are
+//! exact and details few. Only the oldest stay as they are, which may have been tried already, with an outcome that
+//! nobody knows.
 //! Must be called by whoever flushes, so that no segment is written while it is merged. Invariant: the merged segment
 //! is whole on the disk before one that it stands for goes, and says which it stands for.
 
@@ -15,12 +15,12 @@ use super::{
 
 /// Merges, if the spool is over its bound and enough has come since the last time for it to be worth the work.
 pub(super) fn shrink(spool: &Spool) -> io::Result<()> {
-    let (slot, parts, bytes_max) = {
+    let (slot, (at, parts), bytes_max) = {
         let state = spool.lock();
         let Some(slot) = state.slot.clone().filter(|_| state.bytes() > state.bytes_max()) else {
             return Ok(());
         };
-        (slot, state.sealed.iter().skip(1).cloned().collect::<Vec<Sealed>>(), state.bytes_max())
+        (slot, state.mergeable(), state.bytes_max())
     };
     let unmerged: u64 = parts.iter().filter(|part| part.first == part.number).map(|part| part.bytes).sum();
     let ([first, .., last], true) = (parts.as_slice(), unmerged >= bytes_max / 4) else {
@@ -47,7 +47,7 @@ pub(super) fn shrink(spool: &Spool) -> io::Result<()> {
     }
     let file = slot.write_merged(last.number, &bytes)?;
     let merged = Sealed::of_file((last.number, first.first, file));
-    let needless = spool.lock().replace(parts.len(), merged);
+    let needless = spool.lock().replace(at, parts.len(), merged);
     needless.iter().for_each(SegmentFile::remove);
     tracing::warn!(segments = parts.len(), "the usage spool is full: rows of usage are thinned out, counts are exact");
     Ok(())

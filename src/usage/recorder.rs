@@ -1,6 +1,6 @@
 //! Records verifications, and writes what was recorded. An event is in a mapped file of the spool before `record`
-//! returns, so that a process that is killed loses none; the database gets it with the next flush, each segment in one
-//! transaction with its number. What the database does not take waits in the spool, over restarts too.
+//! returns, so that a process that is killed loses none; the database gets it with the next flush, a run of segments
+//! in one transaction with their numbers. What the database does not take waits in the spool, over restarts too.
 //! Must not make a verification wait for anything but the lock of the spool.
 //! Invariant: segments are written strictly in order, one at a time, by whoever holds `flushing`.
 
@@ -9,18 +9,14 @@ use std::{
     path::PathBuf,
     sync::{Arc, Mutex, OnceLock, PoisonError},
     thread::JoinHandle,
-    time::Duration,
 };
 
 use super::{
-    SpoolError, SpoolStatus,
-    batch::Batch,
-    keeper,
-    merge::{self, report},
+    SpoolError, SpoolStatus, keeper, merge,
+    run::{self, Unreadable},
     segment::SegmentFile,
-    slot::{Slot, make_folder, put_aside},
-    spool::{Place, Sealed, Spool},
-    writer,
+    slot::{Slot, make_folder},
+    spool::{Sealed, Spool},
 };
 use crate::{
     domain::{
@@ -31,11 +27,6 @@ use crate::{
     random,
     store::{Store, StoreError, state, usage_spools},
 };
-
-/// How long a small batch may take; without a bound a broken connection would hold up all later ones.
-const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
-/// And for each row of it.
-const APPLY_TIMEOUT_ROW: Duration = Duration::from_millis(1);
 
 /// Where a spool is, and how large it may become.
 #[derive(Debug, Clone)]
@@ -135,8 +126,12 @@ impl Recorder {
     /// The store's own. Whether the write happened does not matter: the next flush finds out.
     pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
         let _turn = self.flushing.lock().await;
-        // What is sealed goes first: while the database is away, the active segment is not sealed half empty.
-        self.write_sealed(store).await?;
+        // What may be written already goes first: while the database is away, the active segment is not sealed half
+        // empty each time.
+        let in_doubt = self.spool.lock().is_in_doubt();
+        if in_doubt {
+            self.write_sealed(store).await?;
+        }
         self.spool.seal();
         self.write_sealed(store).await
     }
@@ -166,73 +161,36 @@ impl Recorder {
         let end = self.spool.lock().next_number();
         loop {
             self.shrink().await;
-            let (slot, oldest) = {
+            let (slot, segments) = {
                 let state = self.spool.lock();
-                let oldest = state.sealed.front().filter(|oldest| oldest.number < end).cloned();
-                let (Some(slot), Some(oldest)) = (state.slot.clone(), oldest) else {
+                let Some(slot) = state.slot.clone() else {
                     return Ok(());
                 };
-                (slot, oldest)
+                (slot, state.next_run(end))
             };
-            let written = write(store, slot.id, &oldest).await?;
-            let mut state = self.spool.lock();
-            let needless = match written {
-                Written::Stands { details_left_out } => state.settle(details_left_out),
-                Written::Unreadable => {
-                    state.give_up();
-                    None
+            let Some(read) = run::read(segments).await else {
+                return Ok(());
+            };
+            let run = match read {
+                Ok(run) => run,
+                Err(Unreadable { number }) => {
+                    self.spool.lock().give_up(number);
+                    continue;
                 }
             };
-            drop(state);
+            self.spool.lock().note_tried(*run.numbers.end());
+            let (applied, left_out) = run.write(store, slot.id).await?;
+            let needless = self.spool.lock().settle(applied, left_out);
             needless.iter().for_each(SegmentFile::remove);
         }
     }
 
     async fn shrink(&self) {
         let spool = self.spool.clone();
-        if let Err(error) = blocking(move || merge::shrink(&spool)).await {
+        if let Err(error) = run::blocking(move || merge::shrink(&spool)).await {
             tracing::error!(error = %error, "the usage spool cannot be made smaller");
         }
     }
-}
-
-/// What became of a segment.
-enum Written {
-    Stands { details_left_out: u64 },
-    Unreadable,
-}
-
-async fn write(store: &Store, spool: RecordId, sealed: &Sealed) -> Result<Written, StoreError> {
-    let batch = match &sealed.place {
-        Place::Memory(batch) => batch.clone(),
-        Place::File(file) => {
-            let (file, number) = (file.clone(), sealed.number);
-            let Ok(batch) = blocking(move || read(&file, number)).await else {
-                return Ok(Written::Unreadable);
-            };
-            Arc::new(batch)
-        }
-    };
-    let rows = u32::try_from(batch.rows()).unwrap_or(u32::MAX);
-    let writing = writer::apply(store, spool, sealed.number, &batch);
-    // Given up in the middle, the transaction may stand or not; the number tells the next try.
-    let wrote = match tokio::time::timeout(APPLY_TIMEOUT + APPLY_TIMEOUT_ROW * rows, writing).await {
-        Ok(written) => written?,
-        Err(_) => return Err(StoreError::timed_out().of_commit()),
-    };
-    let left_out: i64 = batch.details().iter().map(|(_, weight)| weight - 1).sum();
-    Ok(Written::Stands { details_left_out: if wrote { u64::try_from(left_out).unwrap_or(0) } else { 0 } })
-}
-
-/// Sums a segment. One that cannot be read is put aside, so that it does not hold up those after it.
-fn read(file: &SegmentFile, number: i64) -> io::Result<Batch> {
-    let (records, seed) = file.records().inspect_err(|error| {
-        tracing::error!(number, error = %error, "the disk does not give a segment of the usage spool back");
-        put_aside(file);
-    })?;
-    let mut batch = Batch::default();
-    report(&batch.add_segment(&records, seed), number);
-    Ok(batch)
 }
 
 /// Writes what waits in a slot of a process that is gone, and takes its files away.
@@ -244,18 +202,13 @@ async fn adopt_slot(store: &Store, slot: &Slot) -> Result<io::Result<()>, StoreE
     };
     for waiting in content.waiting {
         let file = waiting.2.clone();
-        match write(store, slot.id, &Sealed::of_file(waiting)).await? {
-            Written::Stands { .. } => file.remove(),
-            Written::Unreadable => {}
+        if let Some(Ok(run)) = run::read(vec![Sealed::of_file(waiting)]).await {
+            run.write(store, slot.id).await?;
+            file.remove();
         }
     }
     content.free.iter().for_each(SegmentFile::remove);
     Ok(Ok(()))
-}
-
-/// Runs what waits for the disk where it holds up nobody else.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
 
 /// An id that nothing else has.

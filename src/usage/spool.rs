@@ -22,6 +22,9 @@ use crate::domain::{ids::KeyId, time::Timestamp, usage::UsageEvent};
 
 /// Files that are kept for later, so that in steady state no file is made.
 const FREE_MAX: usize = 2;
+/// Bytes of the segments that are written in one transaction, if there is more than one. A later version must not
+/// have less: a start takes so many for tried.
+const RUN_BYTES_MAX: u64 = 64 << 20;
 
 /// How the spool is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,6 +90,8 @@ pub(super) struct State {
     pub(super) retired: Vec<(SegmentFile, Mapping)>,
     memory: Option<Batch>,
     next_number: i64,
+    /// Segments up to this number may have been tried, with an outcome that nobody knows.
+    tried: i64,
     pub(super) closed: bool,
     pub(super) failing: bool,
     bytes_max: u64,
@@ -140,6 +145,8 @@ impl State {
         self.next_number = content.last + 1;
         self.bytes_max = bytes_max;
         self.slot = Some(Arc::new(slot));
+        // The process before may have died in the middle of a try.
+        self.tried = self.oldest(self.next_number, RUN_BYTES_MAX).last().map_or(0, |last| last.number);
         content.free.into_iter().filter_map(|file| self.keep(file)).collect()
     }
 
@@ -236,26 +243,64 @@ impl State {
         self.memory.get_or_insert_with(Batch::small)
     }
 
-    /// Takes away the oldest sealed segment, which the database has; gives its file, if that is not needed.
-    pub(super) fn settle(&mut self, details_left_out: u64) -> Option<SegmentFile> {
-        self.applied += 1;
+    /// Whether nobody knows what became of the oldest segment.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.sealed.front().is_some_and(|oldest| oldest.number <= self.tried)
+    }
+
+    /// The segments below `end` that are to be written next, in one transaction. While they are in doubt, they stay
+    /// the same, so that those after them can be merged.
+    pub(super) fn next_run(&self, end: i64) -> Vec<Sealed> {
+        let end = if self.is_in_doubt() { end.min(self.tried + 1) } else { end };
+        self.oldest(end, RUN_BYTES_MAX.min(self.bytes_max / 4))
+    }
+
+    /// The oldest segments below `end`, up to so many bytes, but one at least.
+    fn oldest(&self, end: i64, bytes_max: u64) -> Vec<Sealed> {
+        let mut bytes = 0;
+        let is_next = |sealed: &&Sealed| {
+            let is_first = bytes == 0;
+            bytes += sealed.bytes.max(1);
+            sealed.number < end && (is_first || bytes <= bytes_max)
+        };
+        self.sealed.iter().take_while(is_next).cloned().collect()
+    }
+
+    /// Notes that the segments up to this number are about to be tried.
+    pub(super) fn note_tried(&mut self, number: i64) {
+        self.tried = self.tried.max(number);
+    }
+
+    /// Those of the sealed segments that can be merged: where the first stands, and all from there on.
+    pub(super) fn mergeable(&self) -> (usize, Vec<Sealed>) {
+        let first = self.sealed.partition_point(|sealed| sealed.number <= self.tried).max(1);
+        (first, self.sealed.iter().skip(first).cloned().collect())
+    }
+
+    /// Takes away the segments up to this number, which the database has; gives the files that are not needed.
+    pub(super) fn settle(&mut self, number: i64, details_left_out: u64) -> Vec<SegmentFile> {
         self.details_left_out += details_left_out;
-        match self.sealed.pop_front()?.place {
-            Place::File(file) => self.keep(file),
-            Place::Memory(_) => None,
-        }
+        let settled = self.sealed.partition_point(|sealed| sealed.first <= number);
+        self.applied += settled as u64;
+        let settled = self.sealed.drain(..settled).collect();
+        self.keep_files(settled)
     }
 
-    /// Takes away the oldest sealed segment, which cannot be read.
-    pub(super) fn give_up(&mut self) {
-        self.sealed.pop_front();
+    /// Takes away a sealed segment that cannot be read.
+    pub(super) fn give_up(&mut self, number: i64) {
+        self.sealed.retain(|sealed| sealed.number != number);
     }
 
-    /// Replaces the `count` segments after the oldest by one that stands for them; gives the files that are not needed.
-    pub(super) fn replace(&mut self, count: usize, merged: Sealed) -> Vec<SegmentFile> {
-        let replaced: Vec<Sealed> = self.sealed.drain(1..=count).collect();
-        self.sealed.insert(1, merged);
-        let files = replaced.into_iter().filter_map(|sealed| match sealed.place {
+    /// Replaces `count` segments from the `first`-th on by one that stands for them; gives the files that are not
+    /// needed.
+    pub(super) fn replace(&mut self, first: usize, count: usize, merged: Sealed) -> Vec<SegmentFile> {
+        let replaced = self.sealed.drain(first..first + count).collect();
+        self.sealed.insert(first, merged);
+        self.keep_files(replaced)
+    }
+
+    fn keep_files(&mut self, segments: Vec<Sealed>) -> Vec<SegmentFile> {
+        let files = segments.into_iter().filter_map(|sealed| match sealed.place {
             Place::File(file) => Some(file),
             Place::Memory(_) => None,
         });

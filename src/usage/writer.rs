@@ -1,22 +1,30 @@
-//! Writes a batch to the database: the number of its segment, rows of detail, rollups, and what keys were used for,
+//! Writes a batch to the database: the numbers of its segments, rows of detail, rollups, and what keys were used for,
 //! all in one transaction. Usage of organizations that were deleted meanwhile is left out, so that a deletion stands.
 //! Must not be split over transactions. Invariant: a segment counts once, however often it is tried.
+
+use std::ops::RangeInclusive;
 
 use super::Batch;
 use crate::{
     domain::ids::RecordId,
     random,
-    store::{Store, StoreError, api_keys, commit, organizations, usage, usage_spools},
+    store::{Store, StoreError, api_keys, commit, organizations, usage, usage_spools, usage_spools::Advance},
 };
 
-/// Writes a segment's batch, unless it has been written already; says whether this call wrote it.
+/// Writes the batch of a run of segments, unless the first of them has been written already.
 ///
 /// # Errors
-/// The store's own. Where the write may have happened, another try with the same number is safe.
-pub async fn apply(store: &Store, spool: RecordId, number: i64, batch: &Batch) -> Result<bool, StoreError> {
+/// The store's own. Where the write may have happened, another try is safe, also with more segments or fewer.
+pub async fn apply(
+    store: &Store,
+    spool: RecordId,
+    numbers: RangeInclusive<i64>,
+    batch: &Batch,
+) -> Result<Advance, StoreError> {
     let transaction = store.begin_usage().await?;
-    if !usage_spools::advance(&transaction, spool, number, batch.newest()).await? {
-        return Ok(false);
+    let advance = usage_spools::advance(&transaction, spool, numbers, batch.newest()).await?;
+    if advance != Advance::Now {
+        return Ok(advance);
     }
     let existing = organizations::list_existing_shared(&transaction, &batch.organizations()).await?;
     let details: Vec<_> = batch
@@ -31,5 +39,5 @@ pub async fn apply(store: &Store, spool: RecordId, number: i64, batch: &Batch) -
     usage::add_rollups(&transaction, &rollups).await?;
     api_keys::update_used(&transaction, &batch.used()).await?;
     commit(transaction).await?;
-    Ok(true)
+    Ok(advance)
 }

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -107,6 +108,7 @@ impl Loader {
 
     /// Queries until nobody waits any more.
     async fn run_lane(self) {
+        let lane = Lane { queue: &self.queue };
         while let Some(turn) = self.next_turn() {
             sleep_until(turn).await;
             let batch = self.take_batch();
@@ -115,6 +117,8 @@ impl Loader {
                 self.queue().pacing = mostly_unknown;
             }
         }
+        // It has been counted out when it was seen that nobody waits, under the same lock.
+        mem::forget(lane);
     }
 
     /// When this lane may query next; `None` where nobody waits, and the lane is over.
@@ -177,6 +181,17 @@ impl Loader {
     }
 }
 
+/// Counts a lane out that does not come to its end, or four panics would stop all look-ups.
+struct Lane<'a> {
+    queue: &'a Mutex<Queue>,
+}
+
+impl Drop for Lane<'_> {
+    fn drop(&mut self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).lanes -= 1;
+    }
+}
+
 /// Tells everybody that the database could not say; that is no reason to pace.
 fn fail(batch: HashMap<Digest, Vec<Waiting>>, error: &StoreError) -> bool {
     for waiting in batch.into_values() {
@@ -189,5 +204,23 @@ fn answer_all(waiting: Vec<Waiting>, answer: &Answer) {
     for sender in waiting.into_iter().filter_map(|waiting| waiting.answer) {
         // Fails where the caller has hung up meanwhile.
         let _ = sender.send(answer.clone());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lane_that_panics_is_counted_out() {
+        let queue = Queue { waiting: VecDeque::new(), lanes: 2, pacing: false, next_at: Instant::now() };
+        let queue = Arc::new(Mutex::new(queue));
+        let lane = queue.clone();
+        let panicked = std::thread::spawn(move || {
+            let _lane = Lane { queue: &lane };
+            panic!("a defect");
+        });
+        panicked.join().expect_err("a panic");
+        assert_eq!(queue.lock().unwrap_or_else(PoisonError::into_inner).lanes, 1);
     }
 }

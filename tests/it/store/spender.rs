@@ -264,7 +264,7 @@ async fn a_fault_reaches_all_who_wait_and_says_whether_it_may_have_charged() {
     for (tasks, may) in [(under_way, Some(true)), (waiting, None)] {
         for (_, answer) in tasks.join_all().await {
             let Err(SpendError::Store(error)) = answer else { panic!("{answer:?}") };
-            let StoreError::Unavailable { may_have_happened, .. } = *error else { panic!("{error:?}") };
+            let StoreError::Unavailable { may_have_happened, .. } = error else { panic!("{error:?}") };
             assert!(may.is_none_or(|may| may == may_have_happened));
         }
     }

@@ -4,6 +4,8 @@
 use std::fs;
 use std::path::Path;
 
+use keystead::usage::{Recorder, SpoolOptions};
+
 use super::{BYTES_MAX, World, copy, entries, slots};
 use crate::harness::{TestDatabase, store_test, wait_until};
 
@@ -11,7 +13,7 @@ use crate::harness::{TestDatabase, store_test, wait_until};
 const TOO_MANY: usize = 5_000;
 
 impl World {
-    fn record_too_much(&self, recorder: &keystead::usage::Recorder) {
+    fn record_too_much(&self, recorder: &Recorder) {
         (0..TOO_MANY).for_each(|number| recorder.record(&self.large_event(number)));
     }
 }
@@ -39,6 +41,29 @@ async fn a_full_spool_is_merged_and_counts_stay_exact(database: TestDatabase) {
     let (rows, left_out) = (world.rows().await, recorder.status().details_left_out);
     assert!(rows < 10_000, "{rows}");
     assert_eq!(left_out, u64::try_from(10_000 - rows).expect("a count"));
+}
+
+store_test!(what_may_have_been_written_is_not_merged_with_what_was_not);
+async fn what_may_have_been_written_is_not_merged_with_what_was_not(database: TestDatabase) {
+    let world = World::new(database).await;
+    let recorder = Recorder::default();
+    // A quarter of the bound is written at once: two segments of 4 MiB.
+    let options = SpoolOptions { folder: world.database.spool(), bytes_max: 2 * BYTES_MAX };
+    recorder.open(&world.store, &options).await.expect("the spool opens");
+    (0..1_300).for_each(|number| recorder.record(&world.large_event(number)));
+    let blocked = world.database.block_writes().await;
+    recorder.flush(&world.store).await.expect_err("the database takes nothing");
+    assert_eq!(recorder.status().segments, 3, "two that were tried and one that was not");
+    world.record_too_much(&recorder);
+    recorder.flush(&world.store).await.expect_err("the database takes nothing");
+    blocked.release().await;
+    let status = recorder.status();
+    assert!(
+        status.segments == 3 && status.bytes <= status.bytes_max,
+        "the two, and one merged of all else: {status:?}"
+    );
+    world.flush(&recorder).await;
+    world.expect(6_300).await;
 }
 
 /// The number in the header of a segment, 0 for any other file.

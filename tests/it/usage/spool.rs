@@ -81,6 +81,28 @@ async fn a_segment_whose_commit_was_not_heard_of_counts_once(database: TestDatab
     world.expect(110).await;
 }
 
+store_test!(a_run_of_segments_of_which_the_first_was_written_before_counts_it_once);
+async fn a_run_of_segments_of_which_the_first_was_written_before_counts_it_once(database: TestDatabase) {
+    let world = World::new(database).await;
+    let elsewhere = world.database.folder().join("elsewhere");
+    let recorder = world.recorder().await;
+    world.record(&recorder, 100);
+    drop(recorder);
+    copy(&world.database.spool(), &elsewhere);
+    let recorder = world.recorder().await;
+    world.record(&recorder, 50);
+    drop(recorder);
+    // Both are looked at while nothing is written; the one that has the first segment alone is faster.
+    let both = world.recorder().await;
+    let first = world.recorder_in(&elsewhere).await;
+    assert_eq!((both.status().segments, first.status().segments), (2, 1));
+    world.flush(&first).await;
+    world.expect(100).await;
+    world.flush(&both).await;
+    world.expect(150).await;
+    assert_eq!(both.status().segments, 0);
+}
+
 store_test!(a_segment_that_was_written_before_the_process_died_counts_once);
 async fn a_segment_that_was_written_before_the_process_died_counts_once(database: TestDatabase) {
     let world = World::new(database).await;
