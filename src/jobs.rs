@@ -9,10 +9,14 @@ pub mod retention;
 mod rounds;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use tokio::task::AbortHandle;
 
 use crate::{
@@ -24,6 +28,8 @@ use rounds::{each_interval, leased, paced};
 /// How often usage, limits and audit events are written: what a `kill -9` may cost of the limits, unless there is so
 /// much to write that the job rests for longer.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Each so many rounds, the counts of limits are written too of which little has been charged since.
+const ALL_LIMITS_ROUNDS: u64 = 10;
 /// How often the usage of processes that are gone is looked for.
 const ADOPTION_INTERVAL: Duration = Duration::from_mins(1);
 /// How often a process drops the counters of limits that no longer count.
@@ -64,7 +70,7 @@ fn of_this_process(context: &Arc<Context>) -> [AbortHandle; 5] {
         each_interval("adoption", ADOPTION_INTERVAL, context, |context| async move {
             context.recorder.adopt(&context.store).await.map(|()| 0)
         }),
-        paced("limits", INTERVAL, context, |_| false, |context| async move { flush_limits(&context).await }),
+        paced("limits", INTERVAL, context, |_| false, limits_round()),
         each_interval("audit", INTERVAL, context, |context| async move { seal(&context).await }),
         each_interval("pruning", PRUNING_INTERVAL, context, |context| async move {
             let now = context.clock.now();
@@ -92,6 +98,20 @@ fn is_spool_filling(context: &Context) -> bool {
 
 async fn flush_usage(context: &Context) -> Result<u64, StoreError> {
     context.recorder.flush(&context.store).await.map(|()| 0)
+}
+
+/// A round of the job that writes limits through.
+fn limits_round() -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, StoreError>> {
+    let rounds = AtomicU64::new(0);
+    move |context| {
+        let all = rounds.fetch_add(1, Ordering::Relaxed) % ALL_LIMITS_ROUNDS == ALL_LIMITS_ROUNDS - 1;
+        Box::pin(async move {
+            if all {
+                return flush_limits(&context).await;
+            }
+            context.limiter.flush_much(&context.store).await.map(|()| 0)
+        })
+    }
 }
 
 async fn flush_limits(context: &Context) -> Result<u64, StoreError> {

@@ -63,6 +63,13 @@ macro_rules! id_type {
             }
         }
 
+        impl $name {
+            /// Writes the hyphenated form, for where a string of its own would be one too many.
+            pub fn write<'a>(&self, room: &'a mut [u8; 36]) -> &'a str {
+                self.0.hyphenated().encode_lower(room)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 self.0.hyphenated().fmt(f)

@@ -152,7 +152,7 @@ fn encode_rate_limit(limit: &RateLimit) -> v1::RateLimit {
     }
 }
 
-fn encode_limit_status(status: LimitStatus) -> v1::RateLimitStatus {
+pub(super) fn encode_limit_status(status: LimitStatus) -> v1::RateLimitStatus {
     v1::RateLimitStatus {
         name: status.name,
         limit: status.limit,
@@ -175,7 +175,7 @@ fn encode_credits(credits: Credits) -> v1::Credits {
     }
 }
 
-const fn encode_environment(environment: Environment) -> v1::Environment {
+pub(super) const fn encode_environment(environment: Environment) -> v1::Environment {
     match environment {
         Environment::Live => v1::Environment::Live,
         Environment::Test => v1::Environment::Test,

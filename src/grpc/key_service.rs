@@ -8,7 +8,7 @@ use super::{call_log::CallRecord, calls::Calls, decode_key, decode_usage, encode
 use crate::{
     domain::{permission::Permission, usage::UsageSubject},
     proto::v1::{self, key_service_server::KeyService},
-    service::{self, Call, Context, ServiceError},
+    service::{self, Call, Context, ServiceError, Verified},
 };
 
 /// `VerifyKey`, once it is known who calls.
@@ -17,14 +17,14 @@ pub async fn verify(
     call: Call,
     request: v1::VerifyKeyRequest,
     record: CallRecord,
-) -> Result<v1::VerifyKeyResponse, ServiceError> {
+) -> Result<Verified, ServiceError> {
     let verification = decode_key::decode_verify(request, call.caller.reach(), context.clock.now())?;
     let verified = service::verify_key(&context, verification).await?;
     record.outcome(verified.outcome.as_str());
     if let Some(key) = &verified.key {
         record.key(key.id, key.organization_id);
     }
-    Ok(encode::encode_verified(verified))
+    Ok(verified)
 }
 
 #[tonic::async_trait]
@@ -50,7 +50,10 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::VerifyKeyRequest>,
     ) -> Result<Response<v1::VerifyKeyResponse>, Status> {
-        self.call(request, Permission::KeysVerify, verify).await
+        self.call(request, Permission::KeysVerify, |context, call, request, record| async move {
+            verify(context, call, request, record).await.map(encode::encode_verified)
+        })
+        .await
     }
 
     async fn batch_verify_keys(

@@ -19,6 +19,7 @@ mod decode_organization;
 mod decode_usage;
 mod encode;
 mod encode_usage;
+mod encode_verified;
 mod fields;
 mod health;
 mod key_service;

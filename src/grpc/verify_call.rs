@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use prost::{
     Message,
-    bytes::{Buf as _, BufMut as _, Bytes, BytesMut},
+    bytes::{Buf as _, Bytes, BytesMut},
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, body::Body, metadata::MetadataMap};
@@ -25,10 +25,15 @@ use tonic::{Code, Status, body::Body, metadata::MetadataMap};
 use super::{
     call_log::CallRecord,
     calls::Calls,
+    encode_verified::encode_verified_bytes,
     key_service,
     status::{Refusal, encode_error},
 };
-use crate::{domain::permission::Permission, proto::v1, service::ServiceError};
+use crate::{
+    domain::permission::Permission,
+    proto::v1,
+    service::{ServiceError, Verified},
+};
 
 /// What stands before a message: flags and length.
 const PREFIX_BYTES: usize = 5;
@@ -75,7 +80,7 @@ pub async fn verify_call(
     };
     match answered {
         Ok(answer) => {
-            let body = AnswerBody::Message { message: Some(encode(&answer)), ended: false };
+            let body = AnswerBody::Message { message: Some(encode(answer)), ended: false };
             let mut response = Response::new(body);
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
             response
@@ -139,14 +144,14 @@ where
     Some(if rest.is_empty() { first } else { rest.freeze() })
 }
 
-fn encode(answer: &v1::VerifyKeyResponse) -> Bytes {
-    let length = answer.encoded_len();
-    let mut bytes = BytesMut::with_capacity(PREFIX_BYTES + length);
-    bytes.put_u8(0);
+fn encode(answer: Verified) -> Bytes {
+    let mut bytes = encode_verified_bytes(answer, PREFIX_BYTES);
     // An answer holds one key's fields, each of which is bounded.
-    bytes.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    answer.encode_raw(&mut bytes);
-    bytes.freeze()
+    let length = u32::try_from(bytes.len() - PREFIX_BYTES).unwrap_or(u32::MAX);
+    if let Some(prefix) = bytes.get_mut(1..PREFIX_BYTES) {
+        prefix.copy_from_slice(&length.to_be_bytes());
+    }
+    bytes.into()
 }
 
 impl http_body::Body for AnswerBody {

@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use super::tracking::{Change, Changed};
 use crate::domain::{
     limits::{LimitStatus, RateLimit, SlidingWindow},
     organization::Organization,
@@ -45,8 +46,7 @@ pub struct Charged {
 /// within the day after: memory is bounded by how many are in use.
 pub struct Limiter {
     shards: [Mutex<Meters>; SHARDS],
-    /// Meters whose counts have changed since they were last written through.
-    pub(super) changed: Mutex<Vec<Arc<Meter>>>,
+    pub(super) changed: Mutex<Changed>,
 }
 
 type Meters = HashMap<u128, Arc<Meter>, quick_cache::DefaultHashBuilder>;
@@ -63,8 +63,10 @@ pub(super) struct Counts {
     pub windows: Vec<Window>,
     /// What each month's quota has been charged, by the month's start.
     pub months: Vec<(Timestamp, i64)>,
-    /// Whether the meter stands among the changed ones.
-    pub changed: bool,
+    /// What has come since the last flush.
+    pub change: Change,
+    /// What of it the list of changed meters knows.
+    pub noted: Change,
 }
 
 /// One limit's counter. The limit's value is no part of what names it: changing it keeps the count.
@@ -110,14 +112,14 @@ impl Limiter {
         let mut statuses = Vec::with_capacity(charge.key.rate_limits.len() + organization.rate_limits.len());
         if let (Some(meter), Some(counts)) = (&own, &mut own_counts) {
             statuses.extend(charge.own_limits().map(|limit| counts.settle(limit, charge, charges)));
-            self.note(meter, counts, charges);
+            self.note(meter, counts);
         }
         if let (Some(meter), Some(counts)) = (&shared, &mut shared_counts) {
             statuses.extend(charge.shared_limits().map(|limit| counts.settle(limit, charge, charges)));
             if charges && quota > 0 {
                 counts.add_to_month(now, cost);
             }
-            self.note(meter, counts, charges);
+            self.note(meter, counts);
         }
         Charged { denied, statuses }
     }
@@ -127,7 +129,7 @@ impl Limiter {
         let meter = self.meter(organization.id.as_u128());
         let mut counts = meter.lock();
         counts.add_to_month(now, -cost);
-        self.note(&meter, &mut counts, true);
+        self.note(&meter, &mut counts);
     }
 
     /// How many keys and organizations are counted for.
@@ -147,14 +149,6 @@ impl Limiter {
         let mut meters = lock(self.shard(subject));
         let meter = meters.entry(subject).or_insert_with(|| Arc::new(Meter { subject, counts: Mutex::default() }));
         meter.clone()
-    }
-
-    /// Puts a meter among those to be written through, once.
-    pub(super) fn note(&self, meter: &Arc<Meter>, counts: &mut Counts, changed: bool) {
-        if changed && !counts.changed {
-            counts.changed = true;
-            lock(&self.changed).push(meter.clone());
-        }
     }
 
     /// Drops what has ended, and faded out in the window after it, by `time`.
@@ -206,6 +200,8 @@ impl Counts {
         let (mut counter, full) = self.standing(limit, charge);
         if charges {
             counter = counter.charged(charge.cost);
+            let change = self.change_of(limit, counter);
+            self.change = self.change.max(change);
             match self.windows.iter_mut().find(|window| window.is_of(limit)) {
                 Some(window) => window.counter = counter,
                 None => self.windows.push(Window {
@@ -226,6 +222,7 @@ impl Counts {
 
     fn add_to_month(&mut self, now: Timestamp, cost: i64) {
         let month = now.start_of_month();
+        self.change = Change::Much;
         match self.months.iter_mut().find(|(start, _)| *start == month) {
             Some((_, spent)) => *spent = spent.saturating_add(cost).max(0),
             None => self.months.push((month, cost.max(0))),
@@ -236,12 +233,12 @@ impl Counts {
     fn forget_faded(&mut self, time: Timestamp) -> bool {
         self.windows.retain(|window| window.counter.start_us + 2 * window.length_us > time.micros());
         self.months.retain(|(month, _)| month.start_of_next_month() > time);
-        self.windows.is_empty() && self.months.is_empty() && !self.changed
+        self.windows.is_empty() && self.months.is_empty() && self.noted == Change::Nothing
     }
 }
 
 impl Window {
-    fn is_of(&self, limit: &RateLimit) -> bool {
+    pub fn is_of(&self, limit: &RateLimit) -> bool {
         self.length_us == limit.window_us() && *self.name == *limit.name
     }
 }
@@ -321,8 +318,8 @@ mod tests {
     fn what_has_faded_is_forgotten_and_what_counts_is_not() {
         let limiter = Limiter::default();
         charge(&limiter, &[limit("hourly", 5, false)], 0, 1);
-        lock(&limiter.changed).clear();
-        limiter.meter(samples::key_record().counter_id.as_u128()).lock().changed = false;
+        lock(&limiter.changed).much.clear();
+        limiter.meter(samples::key_record().counter_id.as_u128()).lock().noted = Change::Nothing;
         limiter.forget_faded(NOW.plus(Duration::from_mins(59)));
         assert_eq!(limiter.len(), 1);
         limiter.forget_faded(NOW.plus(Duration::from_hours(2)));

@@ -1,12 +1,18 @@
 //! How counts survive a restart: what changed is written through to `rate_limit_tracking` on a short interval and at
-//! shutdown, and read back at the start. A `kill -9` forgets at most what was charged since the last flush.
+//! shutdown, and read back at the start. Counts that grew by less than a hundredth of their limit wait for a longer one:
+//! most counts are such, and writing each of them each second would cost more than the verifications that they count.
+//! A `kill -9` forgets at most what was charged since the last flush, and that hundredth.
 //! Must not hold a meter's lock over an await.
 
 use std::{collections::BTreeMap, mem, sync::Arc, time::Duration};
 
 use super::counters::{Counts, Limiter, Meter, Window, lock};
 use crate::{
-    domain::{ids::RecordId, limits::SlidingWindow, time::Timestamp},
+    domain::{
+        ids::RecordId,
+        limits::{RateLimit, SlidingWindow},
+        time::Timestamp,
+    },
     store::{Store, StoreError, rate_limits, rate_limits::TrackedWindow},
 };
 
@@ -14,6 +20,26 @@ use crate::{
 const QUOTA_NAME: &str = "monthly quota";
 /// For how long a counter that no longer counts is kept: a clock may step back.
 const SLACK: Duration = Duration::from_hours(24);
+
+/// A count that has grown by this part of its limit is written through with the next flush.
+const MUCH: i64 = 100;
+
+/// Meters whose counts have changed since they were last written through.
+#[derive(Default)]
+pub(super) struct Changed {
+    pub much: Vec<Arc<Meter>>,
+    pub little: Vec<Arc<Meter>>,
+}
+
+/// How much has been charged since the last flush: it decides how soon the next one has to come.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Change {
+    #[default]
+    Nothing,
+    /// Of each limit less than the part that [`MUCH`] says.
+    Little,
+    Much,
+}
 
 impl Limiter {
     /// Reads back what was counted before a restart.
@@ -41,17 +67,32 @@ impl Limiter {
         rate_limits::delete_faded(store.write(), now).await.map(|_| ())
     }
 
-    /// Writes the counts that changed since the last flush. What fails to be written is written with the next one.
+    /// Writes all counts that changed since they were last written.
+    ///
+    /// # Errors
+    /// As [`Limiter::flush_much`].
+    pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
+        let Changed { mut much, little } = mem::take(&mut *lock(&self.changed));
+        much.extend(little);
+        self.write(store, much).await
+    }
+
+    /// Writes the counts that grew by a hundredth of their limit or more. What fails to be written is written with the
+    /// next flush.
     ///
     /// # Errors
     /// The store's own.
-    pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
-        let meters = mem::take(&mut *lock(&self.changed));
+    pub async fn flush_much(&self, store: &Store) -> Result<(), StoreError> {
+        let much = mem::take(&mut lock(&self.changed).much);
+        self.write(store, much).await
+    }
+
+    async fn write(&self, store: &Store, meters: Vec<Arc<Meter>>) -> Result<(), StoreError> {
         // By their primary key, so that two writers of the same rows never wait for each other in a circle.
         let mut rows = BTreeMap::new();
         for meter in &meters {
             let mut counts = meter.lock();
-            counts.changed = false;
+            (counts.change, counts.noted) = (Change::Nothing, Change::Nothing);
             for row in counts.tracked(meter) {
                 rows.insert((row.subject_id.clone(), row.limit_name.clone(), row.window_start_us), row);
             }
@@ -64,16 +105,34 @@ impl Limiter {
         result
     }
 
+    /// Puts a meter among those to be written through, once.
+    pub(super) fn note(&self, meter: &Arc<Meter>, counts: &mut Counts) {
+        if counts.change > counts.noted {
+            counts.noted = counts.change;
+            let mut changed = lock(&self.changed);
+            let list = if counts.change == Change::Much { &mut changed.much } else { &mut changed.little };
+            list.push(meter.clone());
+        }
+    }
+
     fn put_back(&self, meters: &[Arc<Meter>]) {
         for meter in meters {
             let mut counts = meter.lock();
             counts.windows.iter_mut().for_each(|window| window.written = None);
-            self.note(meter, &mut counts, true);
+            counts.change = Change::Much;
+            self.note(meter, &mut counts);
         }
     }
 }
 
 impl Counts {
+    /// How much of the limit this counter has that is not written yet.
+    pub(super) fn change_of(&self, limit: &RateLimit, counter: SlidingWindow) -> Change {
+        let written = self.windows.iter().find(|window| window.is_of(limit)).and_then(|window| window.written);
+        let written = written.filter(|(start, _)| *start == counter.start_us).map_or(0, |(_, count)| count);
+        if (counter.current - written).saturating_mul(MUCH) >= limit.limit { Change::Much } else { Change::Little }
+    }
+
     /// Takes in one stored window; they come oldest first.
     fn restore(&mut self, stored: TrackedWindow) {
         if stored.limit_name == QUOTA_NAME {
@@ -166,6 +225,18 @@ mod tests {
         assert_eq!(charged(11, 1, 5), [(11, 1)], "the window before was written to its end");
         assert_eq!(charged(12, 1, 6), [(11, 6), (12, 1)], "the window before was charged after it was written");
         assert_eq!(charged(12, 2, 6), [(12, 2)]);
+    }
+
+    #[test]
+    fn a_hundredth_of_a_limit_is_much() {
+        let limit = RateLimit::parse("hourly", 1000, Duration::from_hours(1), false).unwrap();
+        let counter = |current| SlidingWindow { start_us: 10 * HOUR_US, current, previous: 0 };
+        let mut counts = Counts::default();
+        assert_eq!(counts.change_of(&limit, counter(9)), Change::Little);
+        assert_eq!(counts.change_of(&limit, counter(10)), Change::Much);
+        counts.windows.push(window(counter(500)));
+        assert_eq!(counts.change_of(&limit, counter(509)), Change::Little, "500 are written");
+        assert_eq!(counts.change_of(&limit, counter(510)), Change::Much);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! take row locks in one order; and no sum overflows, it stays at the largest number instead, so that one sender of
 //! absurd amounts cannot make a table unwritable.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use sea_orm::{
     ConnectionTrait, EntityTrait,
@@ -18,20 +18,21 @@ const ROWS_PER_STATEMENT: usize = 1000;
 /// One column of a row's identity.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Cell {
-    Text(String),
+    /// Shared, since the same text stands in many rows.
+    Text(Arc<str>),
     Number(i64),
 }
 
 impl From<&str> for Cell {
     fn from(text: &str) -> Self {
-        Self::Text(text.to_owned())
+        Self::Text(text.into())
     }
 }
 
 impl From<Cell> for SimpleExpr {
     fn from(cell: Cell) -> Self {
         match cell {
-            Cell::Text(text) => Self::from(text),
+            Cell::Text(text) => Self::from(&*text),
             Cell::Number(number) => Self::from(number),
         }
     }

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// Rows of detail for each second that a segment covers: what a database takes beside its other work.
-const DETAILS_PER_SECOND: u128 = 2_000;
+const DETAILS_PER_SECOND: u128 = 1_000;
 /// Rows of detail of a segment that covers less than half a second.
-const DETAILS_MIN: usize = 1_000;
+const DETAILS_MIN: usize = 500;
 /// Rows of detail of one batch, and so of one transaction, however long it covers.
 const DETAILS_MAX: usize = 20_000;
 /// Different endpoints of a batch that has to stay small; the others are counted together.
