@@ -97,14 +97,14 @@ mod tests {
     };
 
     fn key() -> impl Strategy<Value = KeyRecord> {
-        let scopes = collection::vec("[a-z]{1,200}", 0..4);
+        let scopes = collection::vec("[a-z]{1,100}", 0..4);
         let metadata = collection::btree_map("[a-z]{1,8}", ".{0,200}", 0..4);
         let times = option::of(0_i64..4_000_000_000_000_000);
         (".{0,300}", ".{0,20}", scopes, metadata, times, any::<bool>()).prop_map(
             |(name, owner, scopes, metadata, expire, live)| KeyRecord {
                 name: name.into(),
                 owner_id: owner.into(),
-                scopes: scopes.iter().map(|scope| Scope::parse(scope).unwrap_or_else(|_| unreachable!())).collect(),
+                scopes: scopes.iter().map(|scope| Scope::parse(scope).unwrap()).collect(),
                 metadata: metadata.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
                 expire_time: expire.map(Timestamp::from_micros),
                 environment: if live { Environment::Live } else { Environment::Test },

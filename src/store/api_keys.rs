@@ -13,7 +13,7 @@ use sea_orm::{
     },
 };
 
-use super::{StoreError, entity::api_key as row, entity::api_key::Column, rows};
+use super::{StoreError, entity::api_key as row, entity::api_key::Column, rows, rows::in_powers_of_two};
 use crate::domain::{
     digest::Digest,
     ids::{KeyId, OrganizationId, RecordId},
@@ -256,16 +256,12 @@ pub(super) fn contains(part: &str) -> LikeExpr {
 /// Adds requests and times of last use to keys, by ascending id; a key that is gone is passed over. A clock that
 /// stepped back does not turn the time of last use back.
 pub async fn update_used(db: &impl ConnectionTrait, used: &[(KeyId, i64, Timestamp)]) -> Result<(), StoreError> {
-    let mut rest = used;
-    while !rest.is_empty() {
-        // Powers of two, so that a connection prepares ten statements and not one for every number of keys.
-        let (chunk, after) = rest.split_at(USED_PER_STATEMENT.min(1 << rest.len().ilog2()));
+    for chunk in in_powers_of_two(used, USED_PER_STATEMENT) {
         // One statement for all takes its row locks in no certain order, and so they are taken before it.
         let ids = chunk.iter().map(|(id, ..)| id.to_string());
         let lock = row::Entity::find().select_only().column(Column::Id).filter(Column::Id.is_in(ids));
         db.query_all(lock.order_by_asc(Column::Id).lock(LockType::NoKeyUpdate).as_query()).await?;
         db.execute(&add_used(chunk)).await?;
-        rest = after;
     }
     Ok(())
 }

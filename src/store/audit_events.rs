@@ -3,20 +3,30 @@
 //! do not queue for its last link. Sealing gives the waiting events their sequence and hashes, in order, one
 //! sealer at a time. Must not change a sealed event.
 
+use std::mem;
+
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _,
-    QuerySelect as _, QueryTrait as _, sea_query::Expr,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    QueryTrait as _,
+    sea_query::{Expr, ExprTrait as _, IntoIden as _, IntoValueTuple as _, Query, TableRef, UpdateStatement},
 };
 
-use super::{Store, StoreError, commit, entity::audit_event as row, entity::audit_event::Column, rows, state};
+use super::{
+    Store, StoreError, commit, entity::audit_event as row, entity::audit_event::Column, rows, rows::in_powers_of_two,
+    state,
+};
 use crate::domain::{
-    audit::{AuditAction, AuditFilter, AuditHead, NewAuditEvent, SealedEvent, encode_hash, event_hash},
+    audit::{AuditAction, AuditFilter, NewAuditEvent, SealedEvent, encode_hash, event_hash},
     ids::RecordId,
     page::{Page, PageRequest, Position},
 };
 
 /// How many events one transaction seals.
 const SEAL_BATCH: u64 = 500;
+
+/// How many of them one statement writes, a power of two: 4 parameters each.
+const SEALED_PER_STATEMENT: usize = 256;
 
 /// How many events one statement writes: 13 parameters each, below both engines' bound.
 const ROWS_PER_STATEMENT: usize = 1000;
@@ -79,28 +89,36 @@ async fn seal_batch(store: &Store) -> Result<usize, StoreError> {
         .limit(SEAL_BATCH)
         .all(&transaction)
         .await?;
-    let count = waiting.len();
+    let mut sealed = Vec::with_capacity(waiting.len());
     for model in waiting {
-        head = seal_one(&transaction, head, model).await?;
+        let id = model.id.clone();
+        let mut event = SealedEvent::try_from(model)?;
+        event.record.sequence = head.sequence + 1;
+        let hash = event_hash(&head.hash, &event.record);
+        let previous = mem::replace(&mut head.hash, hash);
+        head.sequence = event.record.sequence;
+        sealed.push((id, head.sequence, encode_hash(&previous), encode_hash(&head.hash)));
+    }
+    for chunk in in_powers_of_two(&sealed, SEALED_PER_STATEMENT) {
+        transaction.execute(&write_seals(chunk)).await?;
     }
     state::update_audit_head(&transaction, head).await?;
     commit(transaction).await?;
-    Ok(count)
+    Ok(sealed.len())
 }
 
-async fn seal_one(db: &impl ConnectionTrait, head: AuditHead, model: row::Model) -> Result<AuditHead, StoreError> {
-    let id = model.id.clone();
-    let mut event = SealedEvent::try_from(model)?;
-    event.record.sequence = head.sequence + 1;
-    let hash = event_hash(&head.hash, &event.record);
-    row::Entity::update_many()
-        .col_expr(Column::Sequence, Expr::value(event.record.sequence))
-        .col_expr(Column::PreviousHash, Expr::value(encode_hash(&head.hash)))
-        .col_expr(Column::Hash, Expr::value(encode_hash(&hash)))
-        .filter(Column::Id.eq(id))
-        .exec(db)
-        .await?;
-    Ok(AuditHead { sequence: event.record.sequence, hash })
+/// Both engines name the columns of a list of values `column1` and so on.
+fn write_seals(sealed: &[(String, i64, String, String)]) -> UpdateStatement {
+    let values = sealed.iter().map(|seal| seal.clone().into_value_tuple()).collect();
+    let of = |column: &'static str| Expr::col(("sealed", column));
+    Query::update()
+        .table(row::Entity)
+        .value(Column::Sequence, of("column2"))
+        .value(Column::PreviousHash, of("column3"))
+        .value(Column::Hash, of("column4"))
+        .from(TableRef::ValuesList(values, "sealed".into_iden()))
+        .and_where(Expr::col((row::Entity, Column::Id)).eq(of("column1")))
+        .to_owned()
 }
 
 /// One page of sealed events, newest first.

@@ -2,7 +2,7 @@
 //! Invariant: a row that cannot be read refuses itself and no other. Lists leave it out and log its id; a look-up of
 //! it says `Corrupt`, which is "we do not know", never "there is no such key".
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, iter};
 
 use sea_orm::{DbErr, FromQueryResult, QueryResult, TryGetable};
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,17 @@ struct StoredRateLimit {
     window_us: u64,
     #[serde(default)]
     shadow: bool,
+}
+
+/// These in pieces for a statement each, of `most` (a power of two) or of lower powers of two: so a connection prepares
+/// a handful of statements, and not one for every number of rows.
+pub(super) fn in_powers_of_two<T>(mut rest: &[T], most: usize) -> impl Iterator<Item = &[T]> {
+    iter::from_fn(move || {
+        let size = most.min(1 << rest.len().checked_ilog2()?);
+        let (piece, after) = rest.split_at(size);
+        rest = after;
+        Some(piece)
+    })
 }
 
 /// Reads the rows that can be read. The others are logged by id and left out.

@@ -21,6 +21,7 @@ use super::{
         usage_response_time as response_time, usage_rollup as rollup, usage_total as total,
     },
     rows,
+    rows::in_powers_of_two,
     usage_added::{AddedRows, Cell},
 };
 use crate::domain::{
@@ -64,14 +65,9 @@ pub async fn insert_events(
     db: &impl ConnectionTrait,
     events: &[(RecordId, UsageEvent, i64)],
 ) -> Result<(), StoreError> {
-    let mut rest = events;
-    while !rest.is_empty() {
-        // Powers of two, so that a connection prepares ten statements and not one for every number of rows.
-        let size = EVENTS_PER_STATEMENT.min(1 << rest.len().ilog2());
-        let (chunk, after) = rest.split_at(size);
+    for chunk in in_powers_of_two(events, EVENTS_PER_STATEMENT) {
         let models = chunk.iter().map(|(id, event, weight)| event_model(*id, event, *weight));
         event_row::Entity::insert_many(models).exec_without_returning(db).await?;
-        rest = after;
     }
     Ok(())
 }
