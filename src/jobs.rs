@@ -9,11 +9,8 @@ pub mod retention;
 mod rounds;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use futures_util::future::BoxFuture;
@@ -28,8 +25,8 @@ use rounds::{each_interval, leased, paced};
 /// How often usage, limits and audit events are written: what a `kill -9` may cost of the limits, unless there is so
 /// much to write that the job rests for longer.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Each so many rounds, the counts of limits are written too of which little has been charged since.
-const ALL_LIMITS_ROUNDS: u64 = 10;
+/// How often the counts of limits are written too of which little has been charged since.
+const ALL_LIMITS_INTERVAL: Duration = Duration::from_secs(5);
 /// How often the usage of processes that are gone is looked for.
 const ADOPTION_INTERVAL: Duration = Duration::from_mins(1);
 /// How often a process drops the counters of limits that no longer count.
@@ -102,9 +99,13 @@ async fn flush_usage(context: &Context) -> Result<u64, StoreError> {
 
 /// A round of the job that writes limits through.
 fn limits_round() -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, StoreError>> {
-    let rounds = AtomicU64::new(0);
+    let all_at: Mutex<Option<Instant>> = Mutex::default();
     move |context| {
-        let all = rounds.fetch_add(1, Ordering::Relaxed) % ALL_LIMITS_ROUNDS == ALL_LIMITS_ROUNDS - 1;
+        let mut all_at = all_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = all_at.is_none_or(|at| at.elapsed() >= ALL_LIMITS_INTERVAL);
+        if all {
+            *all_at = Some(Instant::now());
+        }
         Box::pin(async move {
             if all {
                 return flush_limits(&context).await;

@@ -18,6 +18,7 @@ mod m20261121_000005_usage_totals;
 mod m20261121_000006_usage_spool;
 mod m20261121_000007_job_leases;
 mod m20261121_000008_bulk_changes;
+mod m20261121_000009_partial_indexes;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -34,6 +35,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000006_usage_spool::Migration),
             Box::new(m20261121_000007_job_leases::Migration),
             Box::new(m20261121_000008_bulk_changes::Migration),
+            Box::new(m20261121_000009_partial_indexes::Migration),
         ]
     }
 }
@@ -62,6 +64,7 @@ pub fn losses(name: &str) -> &'static str {
             "when background jobs ran last, and which expiries were told: after going up again each is told once more"
         }
         "m20261121_000008_bulk_changes" => "no data; revoking very many keys at once takes long on PostgreSQL",
+        "m20261121_000009_partial_indexes" => "no data; keys are created more slowly",
         _ => "nothing",
     }
 }

@@ -124,7 +124,8 @@ async fn here_or_there<T: Send + 'static>(
             Err(_) => return Some(Err(ServiceError::Internal("a call panicked".to_owned()))),
         }
     }
-    let task = AbortOnDropHandle::new(main.spawn(tokio::time::timeout(time, call)));
+    // The timer is made there too: this thread's may be busy, and ends with its connections.
+    let task = AbortOnDropHandle::new(main.spawn(async move { tokio::time::timeout(time, call).await }));
     match task.await {
         Ok(ended) => ended.ok(),
         Err(failure) => Some(Err(ServiceError::Internal(format!("a call did not end: {failure}")))),

@@ -9,7 +9,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use super::tracking::{Change, Changed};
+use super::{
+    steady_time::SteadyTime,
+    tracking::{Change, Changed},
+};
 use crate::domain::{
     limits::{LimitStatus, RateLimit, SlidingWindow},
     organization::Organization,
@@ -47,6 +50,7 @@ pub struct Charged {
 pub struct Limiter {
     shards: [Mutex<Meters>; SHARDS],
     pub(super) changed: Mutex<Changed>,
+    pub(super) time: SteadyTime,
 }
 
 type Meters = HashMap<u128, Arc<Meter>, quick_cache::DefaultHashBuilder>;
@@ -81,14 +85,20 @@ pub(super) struct Window {
 
 impl Default for Limiter {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Mutex::default()), changed: Mutex::default() }
+        Self {
+            shards: std::array::from_fn(|_| Mutex::default()),
+            changed: Mutex::default(),
+            time: SteadyTime::default(),
+        }
     }
 }
 
 impl Limiter {
     /// Charges every limit and the quota, or none of them.
     pub fn charge(&self, charge: &Charge<'_>) -> Charged {
+        // A quota is a calendar month's and goes by the clock; windows go by a time that does not step back.
         let Charge { organization, cost, now, .. } = *charge;
+        let charge = &Charge { now: self.time.at(now), ..*charge };
         let own = charge.own_limits().next().map(|_| self.meter(charge.key.counter_id.as_u128()));
         let has_shared = !organization.rate_limits.is_empty() || organization.monthly_quota > 0;
         let shared = has_shared.then(|| self.meter(organization.id.as_u128()));
@@ -312,6 +322,22 @@ mod tests {
         assert_eq!(charged, ["b", "c"]);
         let all = limiter.charge(&Charge { limit_names: &[], cost: 0, ..charge });
         assert_eq!(all.statuses.iter().map(|status| status.remaining).collect::<Vec<_>>(), [9, 7, 7]);
+    }
+
+    #[test]
+    fn after_an_hours_step_back_a_limit_fades_as_it_would_have() {
+        let limiter = Limiter::default();
+        let limits = [RateLimit::parse("shortest", 1, Duration::from_secs(1), false).unwrap()];
+        let back = NOW.minus(Duration::from_hours(1));
+        assert_eq!(charge(&limiter, &limits, 0, 1).denied, None);
+        assert_eq!(
+            charge_at(&limiter, &limits, 0, 1, back).denied,
+            Some(Outcome::RateLimited),
+            "a step admits nothing"
+        );
+        // A second or two; by the clock alone it would be an hour.
+        while charge_at(&limiter, &limits, 0, 1, back).denied.is_some() {}
+        assert_eq!(charge_at(&limiter, &limits, 0, 1, back).denied, Some(Outcome::RateLimited));
     }
 
     #[test]

@@ -119,8 +119,10 @@ impl Context {
         metrics.state.limiter_meters.set(count(self.limiter.len()));
         let spool = self.recorder.status();
         metrics.state.spool_bytes.set(count(spool.bytes));
+        metrics.state.spool_bytes_max.set(count(spool.bytes_max));
         metrics.state.spool_segments.set(count(spool.segments));
         metrics.state.spool_oldest_age.set(spool.oldest_age.as_secs_f64());
+        metrics.state.spool_merges.set(count(spool.merges));
         metrics.state.details_left_out.set(count(spool.details_left_out));
         metrics.state.spool_failing.set(i64::from(spool.failing));
         metrics.render()

@@ -75,7 +75,7 @@ pub async fn seal(store: &Store) -> Result<usize, StoreError> {
 }
 
 async fn exist_unsealed(db: &impl ConnectionTrait) -> Result<bool, StoreError> {
-    let select = row::Entity::find().select_only().column(Column::Id).filter(Column::Hash.eq("")).limit(1);
+    let select = row::Entity::find().select_only().column(Column::Id).filter(Column::Sequence.is_null()).limit(1);
     Ok(db.query_one(select.as_query()).await?.is_some())
 }
 
@@ -83,7 +83,7 @@ async fn seal_batch(store: &Store) -> Result<usize, StoreError> {
     let transaction = store.begin().await?;
     let mut head = state::find_audit_head_locked(&transaction).await?;
     let waiting = row::Entity::find()
-        .filter(Column::Hash.eq(""))
+        .filter(Column::Sequence.is_null())
         .order_by_asc(Column::TimeUs)
         .order_by_asc(Column::Id)
         .limit(SEAL_BATCH)

@@ -21,7 +21,10 @@ use sea_orm::{
     },
 };
 
-use super::{Store, StoreError, group_commit::Group};
+use super::{
+    Store, StoreError,
+    group_commit::{Begins, Group},
+};
 use crate::domain::ids::OrganizationId;
 
 /// The first SQLite library in which a WAL cannot be corrupted by a checkpoint race (release notes of 3.51.3).
@@ -192,6 +195,7 @@ async fn open_sqlite(options: SqliteConnectOptions, verify_timeout: Duration) ->
         feed: readers(1),
         usage: writer.clone(),
         group: Some(Group::new(writer.clone())),
+        begins: Begins::default(),
         write: writer,
     })
 }
@@ -204,11 +208,13 @@ fn is_new_enough(version: &str) -> bool {
 fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
     let url = &options.url;
     let (wait, ask) = (options.verify_timeout * 3 / 4, options.verify_timeout);
-    let verify = postgres_pool(url, options.verify_connections_max, wait, ask)?;
-    let control = postgres_pool(url, options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
-    let usage = postgres_pool(url, options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
-    let feed = postgres_pool(url, 1, ACQUIRE_TIMEOUT, ask)?;
-    Ok(Store { verify, write: control.clone(), control, usage, feed, group: None })
+    let begins = Begins::default();
+    let pool = |connections_max, wait, ask| postgres_pool(url, connections_max, wait, ask, begins.clone());
+    let verify = pool(options.verify_connections_max, wait, ask)?;
+    let control = pool(options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
+    let usage = pool(options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
+    let feed = pool(1, ACQUIRE_TIMEOUT, ask)?;
+    Ok(Store { verify, write: control.clone(), control, usage, feed, group: None, begins })
 }
 
 /// A mutation runs to its end, so the end has to be bounded: by how long a statement may take, wait for a lock, or
@@ -218,6 +224,7 @@ fn postgres_pool(
     connections_max: u32,
     acquire_timeout: Duration,
     statement_timeout: Duration,
+    begins: Begins,
 ) -> Result<DatabaseConnection, ConnectError> {
     let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
     let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?.application_name("keystead").options([
@@ -228,13 +235,17 @@ fn postgres_pool(
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(acquire_timeout)
-        // Every release asks the server already; what has rested longer may have been cut meanwhile.
+        // sqlx asks the server at every release; what has rested longer may have been cut meanwhile.
         .test_before_acquire(false)
         .before_acquire(|connection, met| {
             Box::pin(async move { Ok(met.idle_for < POSTGRES_REST || connection.ping().await.is_ok()) })
         })
-        .after_release(|connection, _| {
+        .after_release(move |connection, _| {
+            let may_be_open = begins.may_be_open();
             Box::pin(async move {
+                if !may_be_open {
+                    return Ok(true);
+                }
                 // A plain ROLLBACK would write a warning to the server's log each time that nothing is open.
                 Ok(connection.execute("BEGIN; ROLLBACK").await.is_ok())
             })

@@ -40,6 +40,18 @@ enum Kind {
     Member(Turn),
 }
 
+/// How many transactions of a store are being begun, or were when their callers left: only then may a connection
+/// come back to its pool with an open one.
+#[derive(Clone, Default)]
+pub(super) struct Begins(Arc<AtomicU64>);
+
+impl Begins {
+    /// Whether a connection that is released must be rolled back.
+    pub(super) fn may_be_open(&self) -> bool {
+        self.0.load(Ordering::Acquire) > 0
+    }
+}
+
 /// Hands SQLite's writer to one mutation after the other.
 #[derive(Clone)]
 pub(super) struct Group {
@@ -77,8 +89,14 @@ struct Turn {
 impl Transaction {
     /// Begins a transaction of its own. On SQLite it takes the write lock at once, so that it never has to be
     /// upgraded half-way.
-    pub(super) async fn begin(pool: &DatabaseConnection) -> Result<Self, StoreError> {
-        Ok(Self(Kind::Own(begin(pool).await?)))
+    pub(super) async fn begin(pool: &DatabaseConnection, begins: &Begins) -> Result<Self, StoreError> {
+        begins.0.fetch_add(1, Ordering::AcqRel);
+        let begun = begin(pool).await;
+        // Of any other failure, and of a caller who leaves meanwhile, nobody knows what it left on its connection.
+        if matches!(begun, Ok(_) | Err(DbErr::ConnectionAcquire(_))) {
+            begins.0.fetch_sub(1, Ordering::AcqRel);
+        }
+        Ok(Self(Kind::Own(begun?)))
     }
 
     /// Commits; see [`super::commit`].

@@ -53,16 +53,6 @@ pub async fn list_by_digests(
     rows.iter().map(|row| Ok((digest_of(row)?, rows::key_record(row)))).collect()
 }
 
-/// The record with this digest.
-///
-/// # Errors
-/// `Corrupt` where its row cannot be read; else the database's own.
-pub async fn find_by_digest(db: &impl ConnectionTrait, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
-    let found = list_by_digests(db, std::slice::from_ref(digest)).await?;
-    // The index found it by comparing bytes in its own way; what counts is compared in constant time.
-    found.into_iter().find(|(stored, _)| stored == digest).map(|(_, record)| record).transpose()
-}
-
 /// The digests, with the last one repeated up to the next power of two: few lengths mean few statements to prepare.
 fn padded(digests: &[Digest]) -> impl Iterator<Item = &Digest> {
     let more = digests.len().next_power_of_two() - digests.len();

@@ -40,7 +40,7 @@ pub mod usage_sums;
 
 use sea_orm::DatabaseConnection;
 
-use self::group_commit::Group;
+use self::group_commit::{Begins, Group};
 pub use self::{
     error::{Conflict, StoreError},
     group_commit::Transaction,
@@ -60,6 +60,7 @@ pub struct Store {
     feed: DatabaseConnection,
     /// Where mutations share commits: on SQLite.
     group: Option<Group>,
+    begins: Begins,
 }
 
 impl Store {
@@ -96,7 +97,7 @@ impl Store {
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
         match &self.group {
             Some(group) => group.begin().await,
-            None => Transaction::begin(&self.write).await,
+            None => Transaction::begin(&self.write, &self.begins).await,
         }
     }
 
@@ -105,7 +106,7 @@ impl Store {
     /// # Errors
     /// As [`Store::begin`].
     pub async fn begin_usage(&self) -> Result<Transaction, StoreError> {
-        Transaction::begin(&self.usage).await
+        Transaction::begin(&self.usage, &self.begins).await
     }
 
     /// How many shared commits have failed so far, for [`Store::settle`].

@@ -87,8 +87,10 @@ pub struct State {
     pub cache_queries: Gauge<i64, AtomicI64>,
     pub limiter_meters: Gauge<i64, AtomicI64>,
     pub spool_bytes: Gauge<i64, AtomicI64>,
+    pub spool_bytes_max: Gauge<i64, AtomicI64>,
     pub spool_segments: Gauge<i64, AtomicI64>,
     pub spool_oldest_age: Gauge<f64, AtomicU64>,
+    pub spool_merges: Gauge<i64, AtomicI64>,
     pub details_left_out: Gauge<i64, AtomicI64>,
     pub spool_failing: Gauge<i64, AtomicI64>,
 }
@@ -185,9 +187,11 @@ impl Metrics {
             ("cache_queries", "Queries that misses of the cache have made since the start", &state.cache_queries),
             ("limiter_meters", "Keys and organizations whose limits are counted", &state.limiter_meters),
             ("usage_spool_bytes", "Usage that waits in the spool for the database", &state.spool_bytes),
+            ("usage_spool_bytes_max", "Bound on the usage that waits in the spool", &state.spool_bytes_max),
             ("usage_spool_segments", "Files of usage that wait for the database", &state.spool_segments),
+            ("usage_spool_merges", "Times since the start that the full spool was merged", &state.spool_merges),
             ("usage_details_left_out", "Events since the start without a row of their own", &state.details_left_out),
-            ("usage_spool_failing", "1 while no file of the spool can be made, else 0", &state.spool_failing),
+            ("usage_spool_failing", "1 while new usage counts in memory alone, else 0", &state.spool_failing),
         ] {
             registry.register(name, help, gauge.clone());
         }

@@ -16,14 +16,16 @@ use super::{
 /// Merges, if the spool is over its bound and enough has come since the last time for it to be worth the work.
 pub(super) fn shrink(spool: &Spool) -> io::Result<()> {
     let (slot, (at, parts), bytes_max) = {
-        let state = spool.lock();
+        let mut state = spool.lock();
         let Some(slot) = state.slot.clone().filter(|_| state.bytes() > state.bytes_max()) else {
             return Ok(());
         };
-        (slot, state.mergeable(), state.bytes_max())
+        let Some(mergeable) = state.mergeable() else {
+            return Ok(());
+        };
+        (slot, mergeable, state.bytes_max())
     };
-    let unmerged: u64 = parts.iter().filter(|part| part.first == part.number).map(|part| part.bytes).sum();
-    let ([first, .., last], true) = (parts.as_slice(), unmerged >= bytes_max / 4) else {
+    let [first, .., last] = parts.as_slice() else {
         return Ok(());
     };
     let mut batch = Batch::small();

@@ -4,8 +4,8 @@
 //!
 //! In reading order: [`Recorder`] is what others use; `spool` holds the segments of this process, `segment` is one of
 //! them, `record` its bytes, `mapping` the memory that it lies in, `slot` the folder; `keeper` does what must not hold
-//! up a verification; `merge` keeps the spool within its bound; `batch` sums segments, as many as make a `run`, and `writer` writes the sums;
-//! `retention` deletes old rows.
+//! up a verification; `merge` keeps the spool within its bound; `batch` sums segments, as many as make a `run`, and
+//! `writer` writes the sums; `retention` deletes old rows.
 
 mod batch;
 mod keeper;

@@ -112,7 +112,9 @@ proptest! {
     }
 
     #[test]
-    fn what_is_torn_is_cut_at_the_last_whole_record(records in collection::vec(record(), 1..6), at: prop::sample::Index) {
+    fn what_is_torn_is_cut_at_the_last_whole_record(
+        records in collection::vec(record(), 1..6), at: prop::sample::Index,
+    ) {
         let (bytes, ends) = written_down(&records);
         let cut = at.index(bytes.len());
         let whole = ends.iter().filter(|end| **end <= cut).count();

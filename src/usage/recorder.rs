@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     SpoolError, SpoolStatus, keeper, merge,
-    run::{self, Unreadable},
+    run::{self, Run, Unreadable},
     segment::SegmentFile,
     slot::{Slot, make_folder},
     spool::{Sealed, Spool},
@@ -62,8 +62,9 @@ pub struct Recorder {
     /// The folder of the database's slots, once the spool is open.
     folder: OnceLock<PathBuf>,
     keeper: Mutex<Option<JoinHandle<()>>>,
-    /// Held by a flush to its end: whoever flushes next finds everything before it written.
-    flushing: tokio::sync::Mutex<()>,
+    /// Held by a flush to its end: whoever flushes next finds everything before it written. Holds the run that was
+    /// tried and may have to be tried again, so that it is read once, however long the database is away.
+    flushing: tokio::sync::Mutex<Option<Run>>,
 }
 
 impl Drop for Recorder {
@@ -125,15 +126,18 @@ impl Recorder {
     /// # Errors
     /// The store's own. Whether the write happened does not matter: the next flush finds out.
     pub async fn flush(&self, store: &Store) -> Result<(), StoreError> {
-        let _turn = self.flushing.lock().await;
+        let mut tried = self.flushing.lock().await;
         // What may be written already goes first: while the database is away, the active segment is not sealed half
-        // empty each time.
-        let in_doubt = self.spool.lock().is_in_doubt();
-        if in_doubt {
-            self.write_sealed(store).await?;
+        // empty each time. So does what waits in memory, of which there is one segment at a time.
+        let goes_first = {
+            let state = self.spool.lock();
+            state.is_in_doubt() || state.waits_in_memory()
+        };
+        if goes_first {
+            self.write_sealed(store, &mut tried).await?;
         }
         self.spool.seal();
-        self.write_sealed(store).await
+        self.write_sealed(store, &mut tried).await
     }
 
     /// Writes and clears the slots of this database whose processes are gone.
@@ -157,7 +161,7 @@ impl Recorder {
     }
 
     /// Writes the segments that are sealed now, oldest first.
-    async fn write_sealed(&self, store: &Store) -> Result<(), StoreError> {
+    async fn write_sealed(&self, store: &Store, tried: &mut Option<Run>) -> Result<(), StoreError> {
         let end = self.spool.lock().next_number();
         loop {
             self.shrink().await;
@@ -168,18 +172,21 @@ impl Recorder {
                 };
                 (slot, state.next_run(end))
             };
-            let Some(read) = run::read(segments).await else {
-                return Ok(());
+            let read = match tried.take().filter(|run| run.begins_with(&segments)) {
+                Some(run) => Some(Ok(run)),
+                None => run::read(segments).await,
             };
             let run = match read {
-                Ok(run) => run,
-                Err(Unreadable { number }) => {
+                Some(Ok(run)) => tried.insert(run),
+                Some(Err(Unreadable { number })) => {
                     self.spool.lock().give_up(number);
                     continue;
                 }
+                None => return Ok(()),
             };
             self.spool.lock().note_tried(*run.numbers.end());
             let (applied, left_out) = run.write(store, slot.id).await?;
+            *tried = None;
             let needless = self.spool.lock().settle(applied, left_out);
             needless.iter().for_each(SegmentFile::remove);
         }

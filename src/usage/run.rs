@@ -4,6 +4,8 @@
 
 use std::{io, ops::RangeInclusive, time::Duration};
 
+use tokio::task::JoinError;
+
 use super::{
     batch::Batch,
     merge::report,
@@ -24,7 +26,7 @@ const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
 /// And for each row of it.
 const APPLY_TIMEOUT_ROW: Duration = Duration::from_millis(1);
 
-/// Segments that are written in one transaction.
+/// Segments that are written in one transaction, summed.
 pub(super) struct Run {
     pub(super) numbers: RangeInclusive<i64>,
     batch: Batch,
@@ -35,16 +37,39 @@ pub(super) struct Unreadable {
     pub(super) number: i64,
 }
 
-/// Sums segments, the oldest first, as many as make a run; `None` where there are none.
+/// The last number of a run, and its sums.
+type Summed = Result<(i64, Batch), Unreadable>;
+
+/// Sums segments, the oldest first, as many as make a run; `None` where there are none, or where the process ends.
 pub(super) async fn read(segments: Vec<Sealed>) -> Option<Result<Run, Unreadable>> {
-    let first = segments.first()?;
-    let (start, number) = (first.first, first.number);
-    let summed = blocking(move || Ok(sum(&segments))).await;
-    let summed = summed.unwrap_or(Err(Unreadable { number }));
-    Some(summed.map(|(end, batch)| Run { numbers: start..=end, batch }))
+    let first = segments.first()?.clone();
+    let summed = match sum_apart(segments).await {
+        // Nobody knows which segment it was: the oldest is looked at alone.
+        Err(failure) if failure.is_panic() => sum_apart(vec![first.clone()]).await,
+        summed => summed,
+    };
+    let summed = match summed {
+        Ok(summed) => summed,
+        Err(failure) if failure.is_panic() => Err(give_up(&first)),
+        Err(_) => return None,
+    };
+    Some(summed.map(|(end, batch)| Run { numbers: first.first..=end, batch }))
 }
 
-fn sum(segments: &[Sealed]) -> Result<(i64, Batch), Unreadable> {
+async fn sum_apart(segments: Vec<Sealed>) -> Result<Summed, JoinError> {
+    tokio::task::spawn_blocking(move || sum(&segments)).await
+}
+
+/// Puts a segment aside that cannot be summed.
+fn give_up(segment: &Sealed) -> Unreadable {
+    tracing::error!(number = segment.number, "a segment of the usage spool cannot be summed");
+    if let Place::File(file) = &segment.place {
+        put_aside(file);
+    }
+    Unreadable { number: segment.number }
+}
+
+fn sum(segments: &[Sealed]) -> Summed {
     let (mut batch, mut end) = (Batch::default(), 0);
     for segment in segments {
         if batch.rows() >= ROWS_MAX {
@@ -71,6 +96,11 @@ fn add_file(batch: &mut Batch, file: &SegmentFile, number: i64) -> Result<(), Un
 }
 
 impl Run {
+    /// Whether these segments begin with those of the run. What was tried stays as it is, so the first tells.
+    pub(super) fn begins_with(&self, segments: &[Sealed]) -> bool {
+        segments.first().is_some_and(|oldest| oldest.first == *self.numbers.start())
+    }
+
     /// Writes the run, unless its first segment has been written already; gives the number up to which the database
     /// has the spool now, and how many events have no row of detail of their own.
     ///
@@ -100,3 +130,7 @@ pub(super) async fn blocking<T: Send + 'static>(
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(io::Error::other(panic)))
 }
+
+#[cfg(all(test, debug_assertions))]
+#[path = "run_tests.rs"]
+mod tests;

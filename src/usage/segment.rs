@@ -7,6 +7,7 @@
 use std::{
     fs::{self, File},
     io,
+    ops::Range,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::PathBuf,
     sync::{
@@ -28,7 +29,10 @@ const HEADER_BYTES: usize = 64;
 /// Begins each segment. The last byte is the version of the layout.
 const MAGIC: [u8; 8] = *b"KSUSAGE\x01";
 /// Where the length stands in the header.
-const LENGTH_AT: std::ops::Range<usize> = 40..48;
+const LENGTH_AT: Range<usize> = 40..48;
+/// The parts of the header in the order in which a segment is begun: first nothing of the file's former use counts any
+/// more, then the file is named anew, and what was never used is known as a segment last.
+const BEGIN: [Range<usize>; 3] = [LENGTH_AT, MAGIC.len()..LENGTH_AT.start, 0..MAGIC.len()];
 
 /// What the header says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +70,14 @@ impl Header {
             first: i64::from_le_bytes(*first),
             length: usize::try_from(i64::from_le_bytes(*length)).ok()?,
         })
+    }
+
+    /// Whether this can be the header of a file of so many bytes. One that stands for several numbers was merged, so
+    /// it was written in one piece and ends with its last record. Any other is torn, and must not take the place of
+    /// what it seems to stand for.
+    const fn is_sound(&self, file_bytes: u64) -> bool {
+        let is_whole = (self.length + HEADER_BYTES) as u64 == file_bytes;
+        self.length == 0 || self.first == self.number || (self.first < self.number && is_whole)
     }
 
     pub(super) fn seed(&self) -> u32 {
@@ -108,9 +120,10 @@ impl SegmentFile {
     /// The header; `None` where none has been written.
     ///
     /// # Errors
-    /// `InvalidData` for one of another version; or the operating system's own.
+    /// `InvalidData` for one that is torn or of another version; or the operating system's own.
     pub(super) fn header(&self) -> io::Result<Option<Header>> {
-        if self.bytes()? < HEADER_BYTES as u64 {
+        let file_bytes = self.bytes()?;
+        if file_bytes < HEADER_BYTES as u64 {
             return Ok(None);
         }
         let mut bytes = [0; HEADER_BYTES];
@@ -118,7 +131,8 @@ impl SegmentFile {
         if bytes.starts_with(&[0; MAGIC.len()]) {
             return Ok(None);
         }
-        Header::decode(&bytes).map(Some).ok_or(io::ErrorKind::InvalidData.into())
+        let header = Header::decode(&bytes).filter(|header| header.is_sound(file_bytes));
+        header.map(Some).ok_or(io::ErrorKind::InvalidData.into())
     }
 
     /// The bytes of records, as many as the header counts and the file has, and the seed of their checksums.
@@ -157,12 +171,18 @@ impl Segment {
         Ok(Self { file, number: 0, length: 0, mapping, seed: 0 })
     }
 
-    /// Makes it the empty segment of this number.
+    /// Makes it the empty segment of this number. Whatever moment the process ends at, the file is what it was, or
+    /// counts nothing.
     pub(super) fn begin(&mut self, spool: RecordId, number: i64) {
         let header = Header { spool, number, first: number, length: 0 };
         (self.number, self.length, self.seed) = (number, 0, header.seed());
-        if let Some(place) = self.mapping.bytes_mut().get_mut(..HEADER_BYTES) {
-            place.copy_from_slice(&header.encode());
+        let (bytes, begun) = (self.mapping.bytes_mut(), header.encode());
+        for part in BEGIN {
+            if let (Some(to), Some(from)) = (bytes.get_mut(part.clone()), begun.get(part)) {
+                to.copy_from_slice(from);
+            }
+            // As in `append`.
+            compiler_fence(Ordering::Release);
         }
     }
 

@@ -73,14 +73,21 @@ impl Slot {
         Err(SpoolError::of(folder)(io::Error::other(format!("{SLOTS_MAX} processes use it"))))
     }
 
-    /// The slots of this folder that exist and that nobody holds. Their ids stand already: `fresh` is for one whose
-    /// process died before it had one.
+    /// The slots of this folder that exist and that nobody holds, but for those that cannot be opened. Their ids stand
+    /// already: `fresh` is for one whose process died before it had one.
     pub(super) fn take_abandoned(folder: &Path, fresh: impl Fn() -> RecordId) -> Result<Vec<Self>, SpoolError> {
         let mut taken = Vec::new();
         for entry in fs::read_dir(folder).map_err(SpoolError::of(folder))? {
             let path = entry.map_err(SpoolError::of(folder))?.path();
-            if path.join(LOCK).exists() {
-                taken.extend(Self::take(path.clone(), fresh()).map_err(SpoolError::of(&path))?);
+            if !path.join(LOCK).exists() {
+                continue;
+            }
+            match Self::take(path.clone(), fresh()) {
+                Ok(slot) => taken.extend(slot),
+                Err(error) => {
+                    let path = path.display();
+                    tracing::error!(path = %path, error = %error, "a slot of the usage spool cannot be taken");
+                }
             }
         }
         Ok(taken)
@@ -191,3 +198,7 @@ impl Content {
         self.free.extend(covered.into_iter().map(|(_, _, file)| file));
     }
 }
+
+#[cfg(test)]
+#[path = "slot_tests.rs"]
+mod tests;

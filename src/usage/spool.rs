@@ -1,5 +1,5 @@
 //! The spool: the segment that is written to, one that is ready to follow it, and those that are sealed and wait for
-//! the database, oldest first. Where no file can be made, counts go on in memory.
+//! the database, oldest first. Where no file can be made, or too much waits, counts go on in memory.
 //! Knows no database. Everything here is done under one short lock that verifications share, so nothing here may wait:
 //! what takes time is handed to the keeper, or to whoever flushes.
 //! Invariant: sealed segments have ascending numbers, and a number is never given twice.
@@ -20,11 +20,13 @@ use super::{
 };
 use crate::domain::{ids::KeyId, time::Timestamp, usage::UsageEvent};
 
-/// Files that are kept for later, so that in steady state no file is made.
-const FREE_MAX: usize = 2;
+/// Files that are kept for later, with the one that is ready, so that in steady state no file is made.
+const KEPT_MAX: usize = 3;
 /// Bytes of the segments that are written in one transaction, if there is more than one. A later version must not
 /// have less: a start takes so many for tried.
 const RUN_BYTES_MAX: u64 = 64 << 20;
+/// So many times the bound may wait in files. What waits is merged between two writes only, and a write can hang.
+const BOUNDS_MAX: u64 = 2;
 
 /// How the spool is doing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,9 +41,12 @@ pub struct SpoolStatus {
     pub details_left_out: u64,
     /// Segments since the start that the database has taken.
     pub applied: u64,
+    /// Times since the start that the spool was over its bound, and what waits was merged.
+    pub merges: u64,
     /// How long the oldest sealed segment has waited; zero where none waits.
     pub oldest_age: Duration,
-    /// Whether no file can be made, so that new usage is counted in memory and has no rows of detail.
+    /// Whether no file can be made, or too much waits, so that new usage is counted in memory and has no rows of
+    /// detail.
     pub failing: bool,
 }
 
@@ -94,8 +99,11 @@ pub(super) struct State {
     tried: i64,
     pub(super) closed: bool,
     pub(super) failing: bool,
+    /// Whether so much waits that no further file is begun.
+    full: bool,
     bytes_max: u64,
     applied: u64,
+    merges: u64,
     details_left_out: u64,
 }
 
@@ -142,9 +150,12 @@ impl State {
     /// Takes over a slot and what waits in it; gives the files that are not needed.
     pub(super) fn open(&mut self, slot: Slot, content: Content, bytes_max: u64) -> Vec<SegmentFile> {
         self.sealed = content.waiting.into_iter().map(Sealed::of_file).collect();
-        self.next_number = content.last + 1;
+        // The number after the last may be that of counts in memory which the process before was writing when it died:
+        // that write may still come through.
+        self.next_number = content.last + 2;
         self.bytes_max = bytes_max;
         self.slot = Some(Arc::new(slot));
+        self.note_bytes();
         // The process before may have died in the middle of a try.
         self.tried = self.oldest(self.next_number, RUN_BYTES_MAX).last().map_or(0, |last| last.number);
         content.free.into_iter().filter_map(|file| self.keep(file)).collect()
@@ -172,8 +183,9 @@ impl State {
             bytes_max: self.bytes_max,
             details_left_out: self.details_left_out,
             applied: self.applied,
+            merges: self.merges,
             oldest_age: self.sealed.front().map_or(Duration::ZERO, |oldest| oldest.since.elapsed()),
-            failing: self.failing,
+            failing: self.failing || self.full,
         }
     }
 
@@ -181,7 +193,7 @@ impl State {
     pub(super) fn note_file(&mut self, failure: Option<&io::Error>) {
         match failure {
             Some(error) if !self.failing => {
-                tracing::error!(error = %error, "the usage spool cannot grow: usage is counted in memory, without rows");
+                tracing::error!(error = %error, "the usage spool cannot grow: usage counts in memory, without rows");
             }
             None if self.failing => tracing::info!("the usage spool can grow again"),
             Some(_) | None => {}
@@ -189,10 +201,24 @@ impl State {
         self.failing = failure.is_some();
     }
 
-    /// Puts a file where the next records go. Where the keeper has none ready, it is made here and now, unless that
-    /// has just failed.
+    /// Notes whether there is room for one more file, after what waits has changed.
+    fn note_bytes(&mut self) {
+        let full = self.bytes() + SEGMENT_BYTES as u64 > self.bytes_max * BOUNDS_MAX;
+        match (full, self.full) {
+            (true, false) => tracing::error!("the usage spool is full: usage counts in memory, without rows"),
+            (false, true) => tracing::info!("the usage spool has room again"),
+            (true, true) | (false, false) => {}
+        }
+        self.full = full;
+    }
+
+    /// Puts a file where the next records go, unless too much waits. Where the keeper has none ready, it is made here
+    /// and now, unless that has just failed.
     fn turn(&mut self) -> bool {
         self.seal_active();
+        if self.full {
+            return false;
+        }
         let Some(slot) = self.slot.clone() else {
             return false;
         };
@@ -223,13 +249,18 @@ impl State {
             let bytes = SEGMENT_BYTES as u64;
             let since = Instant::now();
             self.sealed.push_back(Sealed { number, first: number, bytes, since, place: Place::File(file) });
+            self.note_bytes();
         }
+    }
+
+    /// Whether a segment that is in memory alone waits for the database.
+    pub(super) fn waits_in_memory(&self) -> bool {
+        self.sealed.iter().any(|sealed| matches!(sealed.place, Place::Memory(_)))
     }
 
     /// What memory holds becomes a segment too, one at a time: the next one gathers until this one is written.
     fn seal_memory(&mut self) {
-        let waits = self.sealed.iter().any(|sealed| matches!(sealed.place, Place::Memory(_)));
-        if waits {
+        if self.waits_in_memory() {
             return;
         }
         if let Some(batch) = self.memory.take() {
@@ -255,13 +286,14 @@ impl State {
         self.oldest(end, RUN_BYTES_MAX.min(self.bytes_max / 4))
     }
 
-    /// The oldest segments below `end`, up to so many bytes, but one at least.
+    /// The oldest segments that begin below `end`, up to so many bytes, but one at least. What was merged meanwhile
+    /// may go on beyond it.
     fn oldest(&self, end: i64, bytes_max: u64) -> Vec<Sealed> {
         let mut bytes = 0;
         let is_next = |sealed: &&Sealed| {
             let is_first = bytes == 0;
             bytes += sealed.bytes.max(1);
-            sealed.number < end && (is_first || bytes <= bytes_max)
+            sealed.first < end && (is_first || bytes <= bytes_max)
         };
         self.sealed.iter().take_while(is_next).cloned().collect()
     }
@@ -271,10 +303,20 @@ impl State {
         self.tried = self.tried.max(number);
     }
 
-    /// Those of the sealed segments that can be merged: where the first stands, and all from there on.
-    pub(super) fn mergeable(&self) -> (usize, Vec<Sealed>) {
+    /// Those of the sealed segments that are to be merged: where the first stands, and all from there on. `None` where
+    /// too little has come since the last time for it to be worth the work.
+    pub(super) fn mergeable(&mut self) -> Option<(usize, Vec<Sealed>)> {
         let first = self.sealed.partition_point(|sealed| sealed.number <= self.tried).max(1);
-        (first, self.sealed.iter().skip(first).cloned().collect())
+        let unmerged = self.sealed.iter().skip(first).filter(|sealed| sealed.first == sealed.number);
+        let enough = unmerged.map(|sealed| sealed.bytes).sum::<u64>() >= self.bytes_max / 4;
+        if !enough || self.sealed.len() < first + 2 {
+            return None;
+        }
+        // What was counted in memory is on the disk then. Its number must not go before that of an active segment.
+        if self.active.is_none() {
+            self.seal_memory();
+        }
+        Some((first, self.sealed.iter().skip(first).cloned().collect()))
     }
 
     /// Takes away the segments up to this number, which the database has; gives the files that are not needed.
@@ -283,12 +325,14 @@ impl State {
         let settled = self.sealed.partition_point(|sealed| sealed.first <= number);
         self.applied += settled as u64;
         let settled = self.sealed.drain(..settled).collect();
+        self.note_bytes();
         self.keep_files(settled)
     }
 
     /// Takes away a sealed segment that cannot be read.
     pub(super) fn give_up(&mut self, number: i64) {
         self.sealed.retain(|sealed| sealed.number != number);
+        self.note_bytes();
     }
 
     /// Replaces `count` segments from the `first`-th on by one that stands for them; gives the files that are not
@@ -296,6 +340,8 @@ impl State {
     pub(super) fn replace(&mut self, first: usize, count: usize, merged: Sealed) -> Vec<SegmentFile> {
         let replaced = self.sealed.drain(first..first + count).collect();
         self.sealed.insert(first, merged);
+        self.merges += 1;
+        self.note_bytes();
         self.keep_files(replaced)
     }
 
@@ -310,10 +356,14 @@ impl State {
     /// Keeps a file for later, or gives it back to be removed, which takes a moment and so is done without the lock.
     fn keep(&mut self, file: SegmentFile) -> Option<SegmentFile> {
         let whole = file.bytes().is_ok_and(|bytes| bytes == SEGMENT_BYTES as u64);
-        if whole && self.free.len() < FREE_MAX {
+        if whole && self.free.len() + usize::from(self.spare.is_some()) < KEPT_MAX {
             self.free.push(file);
             return None;
         }
         Some(file)
     }
 }
+
+#[cfg(test)]
+#[path = "spool_tests.rs"]
+mod tests;

@@ -182,6 +182,18 @@ mod tests {
     }
 
     #[test]
+    fn without_the_generation_check_a_load_from_before_an_eviction_would_be_served() {
+        let cache = cache(Duration::from_mins(1));
+        let begun = cache.begin_load(&7);
+        cache.evict(&7);
+        cache.insert(7, "old".into(), begun);
+        // It is there and it is young; nothing but its generation keeps it back.
+        let unchecked = cache.entries.get(&7).filter(|entry| cache.now_ms() - entry.begun.at_ms < cache.age_max_ms);
+        assert_eq!(unchecked.map(|entry| *entry.value), Some("old"));
+        assert_eq!(served(&cache, 7), None);
+    }
+
+    #[test]
     fn evicting_everything_reaches_loads_under_way() {
         let cache = cache(Duration::from_mins(1));
         let begun = cache.begin_load(&1);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{digest::Digest, ids::OrganizationId, organization::Organization, record::KeyRecord},
-    store::{Store, StoreError, key_changes::Changed, key_records},
+    store::{Store, StoreError, key_changes::Changed},
 };
 
 /// Whether an answer may come from the cache.
@@ -51,10 +51,8 @@ impl Records {
     pub async fn find_key(&self, digest: &Digest, freshness: Freshness) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         match freshness {
             Freshness::Cached => self.cached_key(digest).await,
-            Freshness::Fresh => {
-                let found = Box::pin(key_records::find_by_digest(self.store.verify(), digest)).await?;
-                Ok(found.map(Arc::new))
-            }
+            // The loader's queries begin after they are asked for, so what they find is fresh.
+            Freshness::Fresh => Box::pin(self.loader.find(*digest)).await,
         }
     }
 

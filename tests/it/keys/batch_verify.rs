@@ -5,10 +5,12 @@ use keystead::proto::v1::{
     BatchVerifyKeysRequest, BatchVerifyKeysResponse, Credits, Outcome, RateLimit, RequiredScopes, UsageStatsRequest,
     VerifyKeyRequest, VerifyKeyResponse, usage_stats_request::Subject,
 };
+use sea_orm::ConnectionTrait as _;
 use tonic::{Code, Response, Status};
 
-use super::{World, bad_fields, days, fields, presenting, texts, with};
-use crate::harness::{TestDatabase, create_key, create_organization, expect_error, store_test, wait_until};
+use super::{World, bad_fields, copies, days, fields, presenting, texts, with};
+use crate::harness::{Engine, TestDatabase, create_key, create_organization, expect_error, store_test, wait_until};
+use crate::server::metrics;
 
 impl World {
     async fn batch(&self, requests: Vec<VerifyKeyRequest>) -> Result<Response<BatchVerifyKeysResponse>, Status> {
@@ -27,6 +29,12 @@ impl World {
             request.credits = Some(Credits { remaining: credits, ..Default::default() });
         });
         self.create(new).await.1
+    }
+
+    /// The value that the page of metrics shows of a series now.
+    async fn shown(&self, series: &str) -> f64 {
+        let (_, page) = metrics::get(self.server.metrics_address(), "/metrics").await;
+        metrics::value(&page, series).unwrap_or_default()
     }
 
     /// What a peek says of a key's limit and credits.
@@ -121,6 +129,39 @@ async fn a_batch_is_none_to_a_thousand_requests(database: TestDatabase) {
         stats.totals.expect("totals").verifications
     };
     wait_until("the batch to be counted", async || counted().await == 1000).await;
+}
+
+/// PostgreSQL alone, where readers can be made to wait: while the first queries do, everything else comes to wait too,
+/// and how many more there are does not depend on who is faster.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_cold_keys_take_few_queries() {
+    const QUERIES: &str = "keystead_cache_queries";
+    const ROUNDS: &str = "keystead_job_runs_total{job=\"audit\"}";
+    let database = TestDatabase::new(Engine::Postgres).await;
+    let arguments = ["--metrics-listen", "127.0.0.1:0", "--verify-timeout-ms", "60000"];
+    let world = World::start(&database, &arguments).await;
+    let (template, secret) = world.create(world.new_key()).await;
+    let requests: Vec<_> = copies(&database, &template, 1000).await.iter().map(|secret| presenting(secret)).collect();
+    assert_eq!(world.outcome(&secret).await, Outcome::Valid, "caller and organization are cached");
+    let before = world.shown(QUERIES).await;
+    let held = database.connect().await;
+    held.execute_unprepared("BEGIN; LOCK TABLE api_keys IN ACCESS EXCLUSIVE MODE").await.expect("locked");
+    let (mut keys, batch) = (world.server.keys(), BatchVerifyKeysRequest { requests: requests.clone() });
+    let call = tokio::spawn(async move { keys.batch_verify_keys(batch).await });
+    wait_until("as many queries as may run at once", async || world.shown(QUERIES).await >= before + 4.0).await;
+    // To put a key among those that wait takes microseconds; rounds of a job are a second apart.
+    let rounds = world.shown(ROUNDS).await;
+    wait_until("all other keys to wait", async || world.shown(ROUNDS).await >= rounds + 2.0).await;
+    held.execute_unprepared("ROLLBACK").await.expect("let go");
+    held.close().await.expect("the connection closes");
+    let answers = call.await.expect("no panic").expect("an answer").into_inner().responses;
+    assert_eq!(outcomes(&answers), [Outcome::Valid; 1000]);
+    let queries = world.shown(QUERIES).await - before;
+    // Four lanes with a few keys each, and 256 keys in each query after that; 1000 keys take four at the least.
+    assert!((4.0..=8.0).contains(&queries), "{queries} queries");
+    assert_eq!(outcomes(&world.answers(requests).await), [Outcome::Valid; 1000]);
+    let later = world.shown(QUERIES).await - before;
+    assert!(later <= queries, "{later} queries: they are cached now");
 }
 
 store_test!(keys_of_other_tenants_do_not_exist_for_a_restricted_caller);

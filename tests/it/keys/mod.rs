@@ -16,6 +16,7 @@ mod messages;
 mod revoke;
 mod revoke_admins;
 mod revoke_keys;
+mod revoke_keys_hang_up;
 mod rotate;
 mod rotate_shares;
 mod unimplemented;
@@ -30,6 +31,7 @@ mod verify_credits_at_once;
 mod verify_faults;
 mod verify_freshness;
 mod verify_limits;
+mod verify_limits_killed;
 mod verify_not_found;
 mod verify_outcomes;
 mod verify_quota;
@@ -37,6 +39,7 @@ mod verify_quota;
 use std::collections::BTreeSet;
 
 use keystead::clock::Clock;
+use keystead::domain::digest::Digest;
 use keystead::proto::v1::key_service_client::KeyServiceClient;
 use keystead::proto::v1::{
     ActivateOrganizationRequest, ApiKey, CreateKeyRequest, DeactivateOrganizationRequest, Environment, GetKeyRequest,
@@ -48,7 +51,9 @@ use tokio::task::JoinSet;
 use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::harness::{self, Authorized, Server, TestDatabase, create_organization, expect_error, wait_until};
+use crate::harness::{
+    self, Authorized, Engine, Server, TestDatabase, create_organization, expect_error, hex, wait_until,
+};
 
 /// A client that a task can own.
 type Keys = KeyServiceClient<Authorized>;
@@ -69,8 +74,13 @@ struct World {
 impl World {
     /// No test begins in the last moments of a day in UTC, when refills fall due and quotas and windows turn over.
     async fn new(database: &TestDatabase) -> Self {
+        Self::start(database, &[]).await
+    }
+
+    /// The same, with arguments after `serve`.
+    async fn start(database: &TestDatabase, arguments: &[&str]) -> Self {
         wait_until("midnight to be over", async || from_now(30).seconds % 86_400 >= 30).await;
-        let server = Server::start(database, &[]).await;
+        let server = Server::start(database, arguments).await;
         let organization = create_organization(&server, "acme").await.id;
         Self { server, organization }
     }
@@ -197,6 +207,33 @@ impl Footprint {
             revision: database.query_i64("SELECT revision FROM change_counter WHERE id = 1").await,
         }
     }
+}
+
+/// Writes so many copies of a key past the service, each with an id and a secret of its own. Returns the secrets.
+async fn copies(database: &TestDatabase, key: &ApiKey, count: usize) -> Vec<String> {
+    let columns = "organization_id, name, name_folded, scheme, prefix, hint, environment, status, scopes, metadata,
+        allowed_cidrs, rate_limits, create_time_us, update_time_us, created_by, counter_id, etag";
+    let secrets: Vec<String> = (0..count).map(|at| format!("pk_live_{at:043}")).collect();
+    let row = |(at, secret): (usize, &String)| {
+        let digest = hex(Digest::of(secret).as_bytes());
+        let digest = match database.engine {
+            Engine::Sqlite => format!("X'{digest}'"),
+            Engine::Postgres => format!("'\\x{digest}'::bytea"),
+        };
+        format!("('0198c7a4-5b7e-7c3a-9f00-{at:012}', {digest})")
+    };
+    let rows: Vec<String> = secrets.iter().enumerate().map(row).collect();
+    for rows in rows.chunks(500) {
+        let sql = format!(
+            "WITH copies (copy_id, copy_digest) AS (VALUES {})
+             INSERT INTO api_keys (id, digest, {columns})
+             SELECT copy_id, copy_digest, {columns} FROM api_keys, copies WHERE id = '{}'",
+            rows.join(", "),
+            key.id
+        );
+        database.raw_sql(&sql).await;
+    }
+    secrets
 }
 
 /// A verification with nothing required.

@@ -10,7 +10,7 @@ use keystead::proto::v1::{
 };
 use tonic::Code;
 
-use super::{Footprint, Keys, NOBODY, SYSTEM, World, at_once, bad_fields, fields, refused, with};
+use super::{Footprint, Keys, NOBODY, SYSTEM, World, at_once, bad_fields, copies, fields, refused, with};
 use crate::harness::{TestDatabase, cli, create_key, create_organization, store_test};
 
 impl World {
@@ -254,27 +254,7 @@ async fn thousands_of_keys_end_in_one_go(database: TestDatabase) {
     const COUNT: usize = 2500;
     let world = World::new(&database).await;
     let (template, secret) = world.create(world.new_key()).await;
-    let columns = "organization_id, name, name_folded, scheme, prefix, hint, environment, status, scopes, metadata,
-        allowed_cidrs, rate_limits, create_time_us, update_time_us, created_by, counter_id, etag";
-    database
-        .raw_sql(
-            &format!(
-                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {})
-             INSERT INTO api_keys (id, {columns})
-             SELECT '0198c7a4-5b7e-7c3a-9f00-' || substr('000000000000' || i, -12), {columns}
-             FROM api_keys, n WHERE id = '{}'",
-                COUNT - 1,
-                template.id
-            )
-            .replace(
-                "substr('000000000000' || i, -12)",
-                match database.engine {
-                    crate::harness::Engine::Sqlite => "substr('000000000000' || i, -12)",
-                    crate::harness::Engine::Postgres => "lpad(i::text, 12, '0')",
-                },
-            ),
-        )
-        .await;
+    copies(&database, &template, COUNT - 1).await;
     let before = Footprint::of(&database).await;
     let answer = world.revoke_all(world.all()).await;
     assert_eq!((answer.key_ids.len(), answer.key_count), (COUNT, i64::try_from(COUNT).expect("small")));

@@ -31,21 +31,29 @@ async fn sqlite_server(arguments: &[&str]) -> (TestDatabase, Server) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_calls_in_flight_on_one_connection_are_all_answered() {
     let (_database, server) = sqlite_server(QUIET).await;
-    let (_, secret) = create_key(&server, SYSTEM, &[]).await;
+    let mut created = Vec::new();
+    for _ in 0..8 {
+        created.push(create_key(&server, SYSTEM, &[]).await);
+    }
     let channel = wire::one_connection(server.address()).await;
     let bearer = format!("Bearer {}", server.admin_secret());
     let mut calls = JoinSet::new();
-    for _ in 0..10_000 {
+    for at in 0..10_000 {
+        let (key, secret) = &created[at % created.len()];
         let mut keys = KeyServiceClient::new(channel.clone());
-        let mut request = Request::new(verifying(&secret));
+        let mut request = Request::new(verifying(secret));
         request.metadata_mut().insert("authorization", bearer.parse().expect("ASCII"));
-        calls.spawn(async move { End::of(keys.verify_key(request).await) });
+        let id = key.id.clone();
+        calls.spawn(async move { (id, End::of(keys.verify_key(request).await)) });
     }
     let mut answered = 0;
-    while let Some(end) = calls.join_next().await {
-        match end.expect("no panic") {
-            End::Answered(Ok(answer)) => assert_eq!(answer.get_ref().outcome(), Outcome::Valid),
-            other => panic!("after {answered} answers: {other:?}"),
+    while let Some(call) = calls.join_next().await {
+        match call.expect("no panic") {
+            (id, End::Answered(Ok(answer))) => {
+                let answer = answer.into_inner();
+                assert_eq!((answer.outcome(), answer.key_id), (Outcome::Valid, id), "each is told of its own key");
+            }
+            (_, other) => panic!("after {answered} answers: {other:?}"),
         }
         answered += 1;
     }

@@ -1,17 +1,21 @@
 //! What a client may send: messages up to their bound, that are messages, to methods that exist. Everything else gets
 //! a status with its details, and the connection goes on.
 
+use std::time::{self, Instant};
+
 use keystead::proto::v1::create_key_request::Lifetime;
 use keystead::proto::v1::get_organization_request::Selector;
 use keystead::proto::v1::usage_stats_request::Subject;
 use keystead::proto::v1::{
-    BatchVerifyKeysRequest, CreateKeyRequest, GetOrganizationRequest, ReportUsageRequest, UsageRecord,
-    UsageStatsRequest, VerifyKeyRequest,
+    BatchVerifyKeysRequest, CreateKeyRequest, GetOrganizationRequest, Outcome, ReportUsageRequest, UsageRecord,
+    UsageStatsRequest, VerifyKeyRequest, VerifyKeyResponse,
 };
 use prost::Message as _;
+use prost::bytes::Bytes;
 use prost_types::{Duration, Timestamp};
+use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 use tonic_types::StatusExt as _;
 
 use super::wire;
@@ -243,4 +247,60 @@ async fn a_batch_of_the_largest_size_is_read_before_it_is_judged() {
         assert!((SINGLE_MAX..BATCH_MAX).contains(&bytes.len()));
         rpcs::call(&server.channel(), &rpcs::path_of(rpc), bytes, &[&bearer]).await.expect("an answer");
     }
+}
+
+/// A call of `VerifyKey` on a connection of h2 itself: these bytes are sent, and the end of the body if `ended`. Gives
+/// the answer, and the body of the request, which is reset when it is dropped.
+async fn begin_verify(
+    sender: &mut h2::client::SendRequest<Bytes>,
+    server: &Server,
+    bytes: &[u8],
+    ended: bool,
+) -> (http::Response<h2::RecvStream>, h2::SendStream<Bytes>) {
+    let request = http::Request::post(format!("http://{}/keystead.v1.KeyService/VerifyKey", server.address()))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .header("authorization", format!("Bearer {}", server.admin_secret()));
+    let (answer, mut body) = sender.send_request(request.body(()).expect("a request"), false).expect("sent");
+    if !bytes.is_empty() {
+        body.send_data(Bytes::copy_from_slice(bytes), ended).expect("sent");
+    }
+    let answer = tokio::time::timeout(time::Duration::from_mins(1), answer).await.expect("an answer in time");
+    (answer.expect("an answer"), body)
+}
+
+#[tokio::test]
+async fn a_verify_key_whose_body_never_ends_is_given_up() {
+    const OWN_TIME: time::Duration = time::Duration::from_millis(500);
+    let (_database, server) = sqlite_server(&["--verify-timeout-ms", "500"]).await;
+    let bearer = format!("Bearer {}", server.admin_secret());
+    wait_until("the caller to be cached", async || {
+        let path = "/keystead.v1.KeyService/VerifyKey";
+        rpcs::call(&server.channel(), path, Vec::new(), &[&bearer]).await.is_ok()
+    })
+    .await;
+    let message = VerifyKeyRequest { secret: "\n".to_owned(), ..Default::default() }.encode_to_vec();
+    let length = u32::try_from(message.len()).expect("short").to_be_bytes();
+    let whole = [&[0_u8][..], &length[..], &message[..]].concat();
+    let stream = TcpStream::connect(server.address()).await.expect("the server accepts");
+    let (mut sender, connection) = h2::client::handshake(stream).await.expect("a handshake");
+    tokio::spawn(connection);
+    // Nothing, a part of the prefix, and all but the last byte.
+    for sent in [0, 3, whole.len() - 1] {
+        sender = sender.ready().await.expect("the connection goes on");
+        let begun = Instant::now();
+        let (answer, _unended) = begin_verify(&mut sender, &server, &whole[..sent], false).await;
+        assert!(begun.elapsed() >= OWN_TIME, "after {:?}, with {sent} bytes", begun.elapsed());
+        let status = Status::from_header_map(answer.headers()).expect("a refusal without a message");
+        let details = expect_error::<()>(Err(status), Code::Unavailable, "TIMED_OUT");
+        assert!(details.retry_info().is_some());
+    }
+    sender = sender.ready().await.expect("the connection goes on");
+    let (answer, _ended) = begin_verify(&mut sender, &server, &whole, true).await;
+    let mut answer = answer.into_body();
+    let message = answer.data().await.expect("a message").expect("all of it");
+    let trailers = answer.trailers().await.expect("an end").expect("trailers");
+    assert_eq!(Status::from_header_map(&trailers).expect("a status").code(), Code::Ok);
+    let answer = VerifyKeyResponse::decode(&message[5..]).expect("a decision");
+    assert_eq!(answer.outcome(), Outcome::NotFound);
 }

@@ -33,7 +33,7 @@ pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 }
 
 /// The value of a series, written as in the page.
-fn value(page: &str, series: &str) -> Option<f64> {
+pub fn value(page: &str, series: &str) -> Option<f64> {
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
     Some(line.parse().expect("a number"))
 }

@@ -8,9 +8,9 @@ use keystead::domain::{
     permission::Reach,
 };
 use keystead::random;
-use keystead::store::{Conflict, StoreError, api_keys as keys, key_records};
+use keystead::store::{Conflict, StoreError, api_keys as keys};
 
-use super::{World, commit_all, is_refused, nobody, page};
+use super::{World, commit_all, find_record, is_refused, nobody, page};
 use crate::harness::{TestDatabase, samples, store_test};
 
 fn unknown_id() -> KeyId {
@@ -37,7 +37,7 @@ async fn a_key_is_found_by_id_and_digest_with_every_setting_as_it_was_written(da
             let found = keys::find(world.store.control(), reach, written.id).await.expect("a readable row");
             assert_eq!(found.as_ref(), Some(written));
         }
-        let found = key_records::find_by_digest(world.store.verify(), &digest).await.expect("a readable row");
+        let found = find_record(world.store.verify(), &digest).await.expect("a readable row");
         assert_eq!(found, Some(samples::record(written)));
         let found = keys::find_digest(world.db(), written.id).await.expect("no fault");
         assert_eq!(found, Some(digest));
@@ -50,7 +50,7 @@ async fn a_key_that_is_not_there_is_absent_and_no_error(database: TestDatabase) 
     world.add_key(|_| {}).await;
     let (id, request) = (unknown_id(), samples::record_id());
     assert_eq!(keys::find(world.db(), Reach::All, id).await.expect("no fault"), None);
-    assert_eq!(key_records::find_by_digest(world.db(), &Digest::of("unknown")).await.expect("no fault"), None);
+    assert_eq!(find_record(world.db(), &Digest::of("unknown")).await.expect("no fault"), None);
     assert_eq!(keys::find_digest(world.db(), id).await.expect("no fault"), None);
     assert_eq!(keys::find_by_request_id(world.db(), world.acme.id, request).await.expect("no fault"), None);
     assert_eq!(keys::find_names(world.db(), Reach::All, &[id]).await.expect("no fault"), []);

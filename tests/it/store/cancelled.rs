@@ -117,19 +117,11 @@ async fn a_transaction_that_is_dropped_leaves_nothing_and_the_next_one_can_commi
     }
 }
 
-store_test!(a_connection_that_was_left_in_a_transaction_by_sql_comes_back_clean);
-async fn a_connection_that_was_left_in_a_transaction_by_sql_comes_back_clean(database: TestDatabase) {
-    let world = World::new(database).await;
-    match world.database.engine {
-        Engine::Sqlite => {
-            let pool = world.db().get_sqlite_connection_pool();
-            pool.execute("BEGIN IMMEDIATE").await.expect("begun");
-        }
-        Engine::Postgres => {
-            let pool = world.db().get_postgres_connection_pool();
-            pool.execute("BEGIN").await.expect("begun");
-        }
-    }
+/// SQLite alone: on PostgreSQL a connection is rolled back where a begin was cancelled, and nobody else leaves one so.
+#[tokio::test]
+async fn a_connection_that_was_left_in_a_transaction_by_sql_comes_back_clean() {
+    let world = World::new(TestDatabase::new(Engine::Sqlite).await).await;
+    world.db().get_sqlite_connection_pool().execute("BEGIN IMMEDIATE").await.expect("begun");
     for round in 0..10 {
         let organization = world.add_organization(&format!("after-{round}")).await;
         assert_eq!(is_stored(&world.database, &organization.slug).await, 1, "{round}");

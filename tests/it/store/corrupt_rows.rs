@@ -6,9 +6,9 @@ use keystead::domain::{
     organization::{OrganizationFilter, OrganizationSelector},
     permission::Reach,
 };
-use keystead::store::{StoreError, api_keys as keys, key_records, organizations};
+use keystead::store::{StoreError, api_keys as keys, organizations};
 
-use super::{World, page};
+use super::{World, find_record, page};
 use crate::harness::{Engine, TestDatabase, samples, store_test};
 
 /// Values that no version has ever written, each in its column of `api_keys`.
@@ -70,7 +70,7 @@ async fn a_key_that_cannot_be_read_is_refused_and_no_other_is(database: TestData
         let what = format!("{column} = {value}");
         world.database.raw_sql(&format!("UPDATE api_keys SET {what} WHERE id = '{}'", bad.id)).await;
 
-        let found = key_records::find_by_digest(world.store.verify(), &samples::digest_of(&bad)).await;
+        let found = find_record(world.store.verify(), &samples::digest_of(&bad)).await;
         if UNREAD_BY_VERIFICATIONS.contains(&column) {
             assert!(matches!(found, Ok(Some(_))), "{what}: {found:?}");
         } else {
@@ -91,7 +91,7 @@ async fn a_key_that_cannot_be_read_is_refused_and_no_other_is(database: TestData
             assert_eq!(found, Some(samples::digest_of(&bad)));
         }
         assert_eq!(world.stored(&good).await, good, "{what}");
-        let found = key_records::find_by_digest(world.db(), &samples::digest_of(&good)).await.expect("a readable row");
+        let found = find_record(world.db(), &samples::digest_of(&good)).await.expect("a readable row");
         assert_eq!(found, Some(samples::record(&good)), "{what}");
         assert_eq!(listed(&world).await, std::slice::from_ref(&good), "{what}");
         assert_eq!(
@@ -113,7 +113,7 @@ async fn a_key_with_a_value_of_the_wrong_type_is_refused_and_no_other_is() {
     for assignment in ["expire_time_us = 'soon'", "name = x'ff'", "credits_remaining = 'many'"] {
         let bad = world.add_key(|_| {}).await;
         world.database.raw_sql(&format!("UPDATE api_keys SET {assignment} WHERE id = '{}'", bad.id)).await;
-        let found = key_records::find_by_digest(world.store.verify(), &samples::digest_of(&bad)).await;
+        let found = find_record(world.store.verify(), &samples::digest_of(&bad)).await;
         assert!(matches!(found, Err(StoreError::Corrupt(_))), "{assignment}: {found:?}");
         assert_eq!(listed(&world).await, std::slice::from_ref(&good), "{assignment}");
         world.database.raw_sql(&format!("DELETE FROM api_keys WHERE id = '{}'", bad.id)).await;

@@ -29,16 +29,18 @@ mod usage_reports;
 mod usage_sums;
 
 use keystead::domain::{
+    digest::Digest,
     ids::OrganizationId,
     key::ApiKey,
     organization::Organization,
     page::{PageRequest, Position},
     permission::Reach,
+    record::KeyRecord,
 };
 use keystead::store::{
     Database, Store, StoreError, Transaction, api_keys as keys, commit,
     connect::{self, ConnectOptions, FileLock},
-    migrate, organizations as tenants,
+    key_records, migrate, organizations as tenants,
 };
 use sea_orm::DatabaseConnection;
 
@@ -144,4 +146,10 @@ const fn by_engine(engine: Engine, sqlite: &'static str, postgres: &'static str)
         Engine::Sqlite => sqlite,
         Engine::Postgres => postgres,
     }
+}
+
+/// What a verification would find under this digest.
+async fn find_record(db: &impl Database, digest: &Digest) -> Result<Option<KeyRecord>, StoreError> {
+    let found = key_records::list_by_digests(db, std::slice::from_ref(digest)).await?;
+    found.into_iter().find(|(stored, _)| stored == digest).map(|(_, record)| record).transpose()
 }

@@ -6,9 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use futures_util::FutureExt as _;
 use keystead::domain::{
     digest::Digest,
     key::{ApiKey, StoredStatus},
@@ -18,7 +19,7 @@ use keystead::store::{StoreError, api_keys as keys, organizations};
 use keystead::verify::{CacheLimits, Feed, Freshness, Records};
 
 use super::{World, commit_all};
-use crate::harness::{Engine, TestDatabase, samples, store_test};
+use crate::harness::{Engine, TestDatabase, samples, store_test, wait_until};
 
 const LIMITS: CacheLimits = CacheLimits {
     entries_max: 10_000,
@@ -276,4 +277,40 @@ async fn after_an_eviction_nothing_older_is_served_however_many_loads_are_under_
     for reader in readers {
         reader.await.expect("no panic");
     }
+}
+
+store_test!(what_is_in_use_is_loaded_again_before_it_is_too_old_and_never_waited_for);
+async fn what_is_in_use_is_loaded_again_before_it_is_too_old_and_never_waited_for(database: TestDatabase) {
+    // The last quarter of it is longer than any pause of a busy machine.
+    const AGE: Duration = Duration::from_secs(20);
+    let world = World::new(database).await;
+    let records = Records::new(world.store.clone(), CacheLimits { entry_age_max: AGE, ..LIMITS });
+    let (key, acme) = (world.add_key(|_| {}).await, world.acme.id);
+    let digest = samples::digest_of(&key);
+    let begun = Instant::now();
+    records.find_key(&digest, Freshness::Cached).await.expect("no fault").expect("it is there");
+    records.find_organization(acme, Freshness::Cached).await.expect("no fault").expect("it is there");
+    // No feed is followed here, so that nothing but age makes a record go.
+    world.database.raw_sql("UPDATE api_keys SET status = 'revoked'").await;
+    world.database.raw_sql("UPDATE organizations SET active = false").await;
+    let hits = || {
+        let key = records.find_key(&digest, Freshness::Cached).now_or_never();
+        let organization = records.find_organization(acme, Freshness::Cached).now_or_never();
+        let key = key.expect("the key is there at once").expect("no fault").expect("it is there");
+        let organization = organization.expect("the organization is there at once").expect("no fault");
+        (key.stored_status, organization.expect("it is there").active)
+    };
+    assert_eq!((hits(), records.queries()), ((StoredStatus::Active, true), 1));
+    let mut reloaded = None;
+    wait_until("both to be loaded again", async || {
+        let known = hits();
+        if reloaded.is_none() && known != (StoredStatus::Active, true) {
+            reloaded = Some(begun.elapsed());
+        }
+        known == (StoredStatus::Revoked, false)
+    })
+    .await;
+    let reloaded = reloaded.expect("the condition held");
+    assert!(reloaded >= AGE * 7 / 10, "nothing is loaded again while it is young: after {reloaded:?}");
+    assert!(records.queries() >= 2, "the key came from the database");
 }

@@ -11,7 +11,7 @@ use keystead::proto::v1::{GetKeyRequest, Outcome, UsageStatsRequest, UsageTotals
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::harness::{Authorized, Server, TestDatabase, create_key, create_organization, store_test};
+use crate::harness::{Authorized, Server, TestDatabase, create_key, create_organization, store_test, wait_until};
 
 const KILLS: usize = 50;
 const CLIENTS: usize = 4;
@@ -63,13 +63,23 @@ pub async fn totals(server: &Server, organization: &str) -> UsageTotals {
     server.keys().usage_stats(request).await.expect("statistics").into_inner().totals.expect("totals")
 }
 
+/// Waits until the job has written usage, but for a random time at most; says whether it has.
+async fn wait_for_flush(database: &TestDatabase) -> bool {
+    let applied = "SELECT CAST(coalesce(sum(applied_number), 0) AS bigint) FROM usage_spools";
+    let before = database.query_i64(applied).await;
+    let flush = wait_until("usage to be written", async || database.query_i64(applied).await > before);
+    let most = Duration::from_millis(u64::from(u16::from_le_bytes(keystead::random::bytes())) % 1_500);
+    tokio::time::timeout(most, flush).await.is_ok()
+}
+
 store_test!(every_answered_verification_counts_once_through_fifty_kills);
 async fn every_answered_verification_counts_once_through_fifty_kills(database: TestDatabase) {
     let mut server = Server::start(&database, &[]).await;
     let organization = create_organization(&server, "acme").await.id;
     let (key, secret) = create_key(&server, &organization, &[]).await;
     let ledger = Arc::new(Ledger::default());
-    for _ in 0..KILLS {
+    let mut after_a_flush = 0;
+    for round in 0..KILLS {
         let answers = Arc::new(Semaphore::new(0));
         let mut clients = JoinSet::new();
         for _ in 0..CLIENTS {
@@ -77,10 +87,14 @@ async fn every_answered_verification_counts_once_through_fifty_kills(database: T
             let secret = secret.clone();
             clients.spawn(async move { ledger.ask(keys, &secret, &answers).await });
         }
-        // From the first answers to some flushes later.
+        // From the first answers on. Most of these kills come before the job's first flush after a start, so each fifth
+        // comes right after one, or at a random moment.
         let wanted = 1 + u32::from(u16::from_le_bytes(keystead::random::bytes())) % 1_500;
         let enough = tokio::time::timeout(Duration::from_mins(1), answers.acquire_many(wanted)).await;
         assert!(enough.is_ok_and(|permits| permits.is_ok()), "waited for {wanted} answers in vain");
+        if round % 5 == 0 {
+            after_a_flush += usize::from(wait_for_flush(&database).await);
+        }
         server.kill9();
         while let Some(client) = clients.join_next().await {
             client.expect("a client does not panic");
@@ -96,5 +110,5 @@ async fn every_answered_verification_counts_once_through_fifty_kills(database: T
     let weights =
         format!("SELECT CAST(sum(weight) AS bigint) FROM api_key_usage WHERE organization_id = '{organization}'");
     assert_eq!(database.query_i64(&weights).await, totals.verifications, "and so are the weights of the rows");
-    println!("{ledger:?}, counted {}", totals.verifications);
+    println!("{ledger:?}, counted {}, {after_a_flush} kills right after a flush", totals.verifications);
 }

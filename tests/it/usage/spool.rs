@@ -1,13 +1,15 @@
 //! One recorder and its spool: what was recorded is there after the process is gone, counts once whatever is tried
 //! twice, and goes to no other database. A recorder that is dropped leaves its files as `kill -9` would.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::PathBuf;
+use std::time::SystemTime;
 
 use keystead::domain::{outcome::Outcome, usage::UsageEvent};
 use keystead::store::{commit, organizations, usage};
-use keystead::usage::{OpenError, SpoolOptions};
+use keystead::usage::{OpenError, Recorder, SpoolOptions};
 
 use super::{World, copy, entries, nobody, slots};
 use crate::harness::{TestDatabase, contains, samples, store_test, wait_until};
@@ -101,6 +103,46 @@ async fn a_run_of_segments_of_which_the_first_was_written_before_counts_it_once(
     world.flush(&both).await;
     world.expect(150).await;
     assert_eq!(both.status().segments, 0);
+}
+
+store_test!(a_run_ends_at_its_bound_of_rows_and_the_next_goes_on);
+async fn a_run_ends_at_its_bound_of_rows_and_the_next_goes_on(database: TestDatabase) {
+    let world = World::new(database).await;
+    let recorder = Recorder::default();
+    // By its bytes, a run may have four segments.
+    let options = SpoolOptions { folder: world.database.spool(), bytes_max: 64 << 20 };
+    recorder.open(&world.store, &options).await.expect("the spool opens");
+    for number in 0..45_000 {
+        recorder.record(&UsageEvent { endpoint: format!("/{number}"), ..world.event(number) });
+    }
+    assert_eq!(recorder.status().segments, 1, "and a second one is begun");
+    world.flush(&recorder).await;
+    world.expect(45_000).await;
+    assert_eq!(world.database.query_i64("SELECT count(*) FROM usage_rollups").await, 45_000);
+    // A row for every second event: more than one run has.
+    let rows = world.rows().await;
+    assert!((22_000..23_000).contains(&rows), "{rows}");
+}
+
+store_test!(what_was_tried_is_read_once_however_often_it_is_tried);
+async fn what_was_tried_is_read_once_however_often_it_is_tried(database: TestDatabase) {
+    let world = World::new(database).await;
+    let recorder = world.recorder().await;
+    world.record(&recorder, 100);
+    let blocked = world.database.block_writes().await;
+    recorder.flush(&world.store).await.expect_err("the database takes nothing");
+    blocked.release().await;
+    // Whoever read it now would find no record.
+    let slot = slots(&world.database.spool()).remove(0);
+    for path in entries(&slot).into_iter().filter(|path| !path.ends_with("lock")) {
+        let file = File::options().write(true).open(path).expect("a segment");
+        file.write_all_at(&[0; 100], 64).expect("the file is changed");
+    }
+    world.flush(&recorder).await;
+    world.expect(100).await;
+    world.record(&recorder, 10);
+    world.flush(&recorder).await;
+    world.expect(110).await;
 }
 
 store_test!(a_segment_that_was_written_before_the_process_died_counts_once);
@@ -244,18 +286,29 @@ async fn in_steady_state_no_file_is_made(database: TestDatabase) {
     let world = World::new(database).await;
     let recorder = world.recorder().await;
     let slot = slots(&world.database.spool()).remove(0);
-    let files = async |round: usize| {
-        (0..1_000).for_each(|number| recorder.record(&world.large_event(number)));
-        world.flush(&recorder).await;
-        wait_until("a file to be ready", async || entries(&slot).len() >= 3).await;
-        println!("round {round}: {:?}", entries(&slot));
+    // A file that is made anew under the same name, and at the same place of the disk, has another time.
+    let files = || -> BTreeSet<(PathBuf, u64, Option<SystemTime>)> {
+        let identity = |path: PathBuf| {
+            let metadata = fs::metadata(&path).expect("there");
+            (path, metadata.ino(), metadata.created().ok())
+        };
+        entries(&slot).into_iter().map(identity).collect()
     };
+    let mut known = BTreeSet::new();
     for round in 0..8 {
-        files(round).await;
+        // Two segments, and a third one is ready, beside the lock.
+        (0..1_000).for_each(|number| recorder.record(&world.large_event(number)));
+        wait_until("a file to be ready", async || entries(&slot).len() >= 4).await;
+        world.flush(&recorder).await;
+        let now = files();
+        assert!(now.len() <= 6, "round {round}: the lock, one that is ready and a few that are free: {now:?}");
+        if round < 2 {
+            known.extend(now);
+        } else {
+            assert!(now.is_subset(&known), "round {round}: {:?} is new", now.difference(&known).collect::<Vec<_>>());
+        }
     }
     world.expect(8_000).await;
-    let left = entries(&slot).len();
-    assert!(left <= 6, "the lock, one that is ready and a few that are free: {:?}", entries(&slot));
 }
 
 store_test!(what_is_in_the_spool_is_readable_for_its_owner_alone);
