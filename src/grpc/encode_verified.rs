@@ -128,7 +128,7 @@ mod tests {
     }
 
     fn verified() -> impl Strategy<Value = (Verified, Verified)> {
-        let outcome = proptest::sample::select(&Outcome::ALL[..]);
+        let outcome = proptest::sample::select(Outcome::ALL);
         let (statuses, credits) = (collection::vec(status(), 0..4), option::of(0_i64..1000));
         (outcome, option::of(key()), statuses, credits, 0_u64..2_000_000_000).prop_map(
             |(outcome, key, rate_limits, credits_remaining, reuse_ns)| {

@@ -210,16 +210,14 @@ impl Counts {
         let (mut counter, full) = self.standing(limit, charge);
         if charges {
             counter = counter.charged(charge.cost);
-            let change = self.change_of(limit, counter);
-            self.change = self.change.max(change);
-            match self.windows.iter_mut().find(|window| window.is_of(limit)) {
-                Some(window) => window.counter = counter,
-                None => self.windows.push(Window {
-                    name: limit.name.as_str().into(),
-                    length_us: limit.window_us(),
-                    counter,
-                    written: None,
-                }),
+            self.change = self.change.max(self.change_of(limit, counter));
+            if let Some(window) = self.windows.iter_mut().find(|window| window.is_of(limit)) {
+                window.counter = counter;
+            } else {
+                let (name, length_us) = (limit.name.as_str().into(), limit.window_us());
+                // Mostly there is one; a vector that grows by itself makes room for four.
+                self.windows.reserve_exact(1);
+                self.windows.push(Window { name, length_us, counter, written: None });
             }
         }
         counter.status(limit, charge.now, charge.cost.max(1), full)

@@ -15,8 +15,8 @@ fn segment(folder: &Path, number: i64, counts: [i64; 2]) -> Sealed {
         let hour = Timestamp::from_micros(0);
         bytes.append(&Record::Count { key: None, hour, outcome: Outcome::NotFound, endpoint: "/", count });
     }
-    let file = SegmentFile::make(folder.join(number.to_string())).expect("a file");
-    file.file.write_all_at(&bytes.finish(), 0).expect("it is written");
+    let file = SegmentFile::make(folder.join(number.to_string())).unwrap();
+    file.file.write_all_at(&bytes.finish(), 0).unwrap();
     Sealed::of_file((number, number, file))
 }
 

@@ -33,7 +33,11 @@ struct Seat<'a> {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        // The board's own and this one: whoever leaves before the others leaves the load to them.
+        if Arc::strong_count(&self.flight) <= 2 {
+            flights.remove(&self.name);
+        }
     }
 }
 
