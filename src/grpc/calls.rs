@@ -50,7 +50,7 @@ impl Calls {
         let record = request.extensions().get::<CallRecord>().cloned();
         let record = record.ok_or_else(|| Status::internal("the call log is missing"))?;
         let (metadata, _, message) = request.into_parts();
-        self.run(metadata, record, permission, message, work).await.map(Response::new)
+        self.run(metadata, record, permission, Duration::ZERO, message, work).await.map(Response::new)
     }
 
     /// Refuses an rpc that this version does not have, once the caller has been checked as for any other.
@@ -67,12 +67,14 @@ impl Calls {
         self.call(request, permission, move |_, _, _, _| async move { Err(ServiceError::Unimplemented { rpc }) }).await
     }
 
-    /// Runs one call: verifications take the caller from the cache, all other calls from the database.
+    /// Runs one call: verifications take the caller from the cache, all other calls from the database. What reading the
+    /// message has `spent` is taken from its time.
     pub async fn run<Q, A, F>(
         &self,
         metadata: MetadataMap,
         record: CallRecord,
         permission: Permission,
+        spent: Duration,
         message: Q,
         work: impl FnOnce(Arc<Context>, Call, Q, CallRecord) -> F + Send + 'static,
     ) -> Result<A, Status>
@@ -86,7 +88,8 @@ impl Calls {
         } else {
             (self.control_timeout, Freshness::Fresh)
         };
-        let time = callers_time(&metadata).map_or(own_time, |callers| callers.min(own_time));
+        let own_time = own_time.saturating_sub(spent);
+        let time = callers_time(&metadata).map_or(own_time, |callers| callers.saturating_sub(spent).min(own_time));
         let request_id = record.request_id;
         let context = self.context.clone();
         // In its box from the beginning: what is moved from here on is a pointer.

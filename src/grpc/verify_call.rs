@@ -8,6 +8,7 @@
 use std::{
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use futures_util::poll;
@@ -66,16 +67,19 @@ pub async fn verify_call(
         let mut reading = pin!(read_message(&head.headers, body, bytes_max));
         // Nearly always the message is there with its headers, and needs no timer.
         match poll!(reading.as_mut()) {
-            Poll::Ready(read) => Some(read),
-            Poll::Pending => timeout(calls.verify_timeout, reading).await.ok(),
+            Poll::Ready(read) => Some((read, Duration::ZERO)),
+            Poll::Pending => {
+                let begun = Instant::now();
+                timeout(calls.verify_timeout, reading).await.ok().map(|read| (read, begun.elapsed()))
+            }
         }
     };
     let answered = match read {
-        Some(Ok(message)) => {
+        Some((Ok(message), spent)) => {
             let metadata = MetadataMap::from_headers(head.headers);
-            calls.run(metadata, record, Permission::KeysVerify, message, key_service::verify).await
+            calls.run(metadata, record, Permission::KeysVerify, spent, message, key_service::verify).await
         }
-        Some(Err(refusal)) => Err(refusal.into_status()),
+        Some((Err(refusal), _)) => Err(refusal.into_status()),
         None => Err(encode_error(&ServiceError::timed_out(), record.request_id)),
     };
     match answered {
