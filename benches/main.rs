@@ -12,6 +12,7 @@ mod create;
 mod flood;
 mod list_keys;
 mod memory;
+mod replicas;
 mod support;
 mod usage_stats;
 mod verify_batch;
@@ -23,8 +24,18 @@ use std::process::ExitCode;
 use support::{Failure, bare, plan::Plan};
 
 /// The benchmarks by name, in the order in which they run.
-const NAMES: &[&str] =
-    &["verify_hot", "verify_cold", "verify_batch", "create", "usage_stats", "list_keys", "memory", "flood", "cache"];
+const NAMES: &[&str] = &[
+    "verify_hot",
+    "verify_cold",
+    "verify_batch",
+    "create",
+    "usage_stats",
+    "list_keys",
+    "memory",
+    "flood",
+    "replicas",
+    "cache",
+];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -71,6 +82,7 @@ async fn bench(name: &str, plan: Plan) -> Result<(), Failure> {
         "list_keys" => list_keys::run(plan).await,
         "memory" => memory::run(plan).await,
         "flood" => flood::run(plan).await,
+        "replicas" => replicas::run(plan).await,
         "cache" => cache::run(plan),
         _ => Err("it has no function".into()),
     }

@@ -5,41 +5,35 @@
 
 mod greeting;
 mod metrics;
+mod parts;
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
-    net::TcpListener,
-    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::watch,
-    task::{JoinError, JoinHandle},
+    task::JoinError,
 };
-use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
+use self::parts::{
+    BoxedError, Served, Server, cache_limits, connect_options, context, listen, load_tls, spool_options, start_server,
+};
 use crate::{
-    clock::Clock,
     config::{Config, DatabaseConfig},
     domain::page::PageTokens,
-    grpc::{self, Calls, ConnectionLimits, Health, ListenerLimits, ServerLimits, TlsError, TlsReloader},
+    grpc::{self, Health, TlsError},
     jobs::{self, Jobs},
-    limits::{Limiter, Spender},
+    limits::{RedisCounters, RedisUrlError},
     random,
     service::{self, Context, ServiceError},
     store::{
-        Store, StoreError,
+        StoreError,
         connect::{self, ConnectError, ConnectOptions},
         migrate, state,
     },
-    telemetry::Metrics,
-    usage::{OpenError, Recorder, SpoolOptions},
-    verify::{CacheLimits, Feed, Records},
+    usage::OpenError,
+    verify::CacheLimits,
 };
 
 pub use crate::store::migrate::MigrationStatus;
@@ -48,8 +42,9 @@ pub use crate::store::migrate::MigrationStatus;
 /// replicas that start together do not ask together.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// A verification's time in commands that serve none.
-const VERIFY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
+/// How often health is told what is away.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
+
 /// How long the last round of writing may take once no call is in flight.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -76,6 +71,8 @@ pub enum AppError {
     ListenMetrics { address: SocketAddr, source: io::Error },
     #[error("TLS cannot be set up")]
     Tls(#[from] TlsError),
+    #[error(transparent)]
+    Redis(#[from] RedisUrlError),
     #[error("the server failed")]
     Server(#[source] BoxedError),
     #[error("the operating system refused")]
@@ -108,7 +105,7 @@ pub async fn init(config: &DatabaseConfig) -> Result<Zeroizing<String>, AppError
     let options = connect_options(config);
     let (store, _lock) = connect::open(&options).await?;
     migrate::up(&options).await?;
-    let context = context(store, CacheLimits::none());
+    let context = context(store, CacheLimits::none(), Duration::ZERO, None);
     let secret = service::init(&context).await;
     context.store.clone().close().await;
     Ok(Zeroizing::new(secret?.expose().to_owned()))
@@ -153,7 +150,8 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     spool_options(&config)?.prepare()?;
     let listener = listen(config.server.listen).await?;
     let address = listener.local_addr()?;
-    let context = context(store, cache_limits(&config));
+    let redis = config.limits.redis_url.as_ref().map(RedisCounters::new).transpose()?;
+    let context = context(store, cache_limits(&config), config.cache.staleness_bound, redis);
     let _metrics = metrics::serve(config.server.metrics_listen, &context).await?;
     let health = Health::not_serving().await;
     let (stop, stopped) = watch::channel(false);
@@ -169,7 +167,7 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
         health.set_serving(true).await;
         context.metrics.ready.set(1);
         tracing::info!("ready");
-        std::future::pending::<Result<(), AppError>>().await
+        tell_health(&context, &health).await
     };
     let outcome = tokio::select! {
         failed = ready => failed,
@@ -186,99 +184,17 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
     outcome
 }
 
-fn connect_options(config: &DatabaseConfig) -> ConnectOptions {
-    ConnectOptions {
-        url: config.url.expose().to_owned(),
-        verify_connections_max: config.verify_connections_max,
-        control_connections_max: config.control_connections_max,
-        usage_connections_max: config.usage_connections_max,
-        verify_timeout: VERIFY_TIMEOUT_DEFAULT,
+/// Tells health of the parts that calls may do without for a while, for ever.
+async fn tell_health(context: &Context, health: &Health) -> Result<(), AppError> {
+    let mut told = None;
+    loop {
+        let there = (!context.store.is_away(), !context.limits_are_degraded());
+        if told.replace(there) != Some(there) {
+            health.set_part(grpc::DATABASE, there.0).await;
+            health.set_part(grpc::LIMITS, there.1).await;
+        }
+        tokio::time::sleep(HEALTH_INTERVAL).await;
     }
-}
-
-fn spool_options(config: &Config) -> Result<SpoolOptions, ConnectError> {
-    let default = || connect::default_spool(config.database.url.expose());
-    let folder = config.usage.spool.clone().map_or_else(default, Ok)?;
-    Ok(SpoolOptions { folder, bytes_max: config.usage.spool_bytes_max })
-}
-
-fn cache_limits(config: &Config) -> CacheLimits {
-    CacheLimits {
-        entries_max: config.cache.entries_max,
-        entry_age_max: config.cache.entry_age_max,
-        negative_entries_max: config.cache.negative_entries_max,
-        negative_age_max: config.cache.negative_age_max,
-        query_timeout: config.server.verify_timeout,
-    }
-}
-
-fn context(store: Store, limits: CacheLimits) -> Arc<Context> {
-    let records = Arc::new(Records::new(store.clone(), limits));
-    let mutations = TaskTracker::new();
-    Arc::new(Context {
-        feed: Arc::new(Feed::new(store.clone(), records.clone())),
-        records,
-        spender: Spender::new(store.clone(), Handle::current(), mutations.clone()),
-        store,
-        clock: Clock::default(),
-        limiter: Limiter::default(),
-        recorder: Recorder::default(),
-        metrics: Arc::new(Metrics::new(grpc::method_names())),
-        page_tokens: OnceLock::new(),
-        mutations,
-    })
-}
-
-fn load_tls(config: &Config) -> Result<Option<Arc<TlsReloader>>, AppError> {
-    let Some(files) = &config.server.tls else {
-        return Ok(None);
-    };
-    let (certificate, key) = (files.certificate.clone(), files.key.clone());
-    let tls = Arc::new(TlsReloader::load(certificate, key, files.client_ca.clone())?);
-    let follower = tls.clone();
-    tokio::spawn(async move { follower.follow().await });
-    Ok(Some(tls))
-}
-
-async fn listen(address: SocketAddr) -> Result<TcpListener, AppError> {
-    TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
-}
-
-type BoxedError = Box<dyn std::error::Error + Send + Sync>;
-type Served = Result<(), BoxedError>;
-type Server = JoinHandle<Served>;
-
-fn start_server(
-    config: &Config,
-    context: &Arc<Context>,
-    health: &Health,
-    tls: Option<Arc<TlsReloader>>,
-    listener: TcpListener,
-    stopped: watch::Receiver<bool>,
-) -> Server {
-    let server = &config.server;
-    let limits = ServerLimits {
-        connection: ConnectionLimits {
-            concurrent_streams_max: server.concurrent_streams_max,
-            keepalive_interval: server.keepalive_interval,
-            keepalive_timeout: server.keepalive_timeout,
-        },
-        listener: ListenerLimits {
-            handshake_timeout: server.handshake_timeout,
-            keepalive_interval: server.keepalive_interval,
-        },
-        message_bytes_max: server.message_bytes_max,
-        batch_bytes_max: server.batch_bytes_max,
-        reflection: server.reflection,
-    };
-    let calls = Calls {
-        context: context.clone(),
-        main: Handle::current(),
-        verify_timeout: server.verify_timeout,
-        control_timeout: server.control_timeout,
-    };
-    let health = health.clone();
-    tokio::spawn(async move { grpc::serve(calls, health, tls, listener, limits, stopped).await })
 }
 
 /// Waits until the database answers and everything that a call needs has been read from it.
@@ -301,8 +217,7 @@ async fn get_ready(
                     tracing::warn!(cause, "waiting for the database");
                 }
                 told = true;
-                let jitter = u32::from(random::bytes::<1>().first().copied().unwrap_or(0));
-                tokio::time::sleep(RETRY_INTERVAL + RETRY_INTERVAL * jitter / 256).await;
+                tokio::time::sleep(RETRY_INTERVAL + random::jitter(RETRY_INTERVAL)).await;
             }
             ended => return ended,
         }
@@ -325,7 +240,9 @@ async fn prepare(
             return Err(AppError::PendingMigrations(pending));
         }
     }
-    context.limiter.restore(&context.store, context.clock.now()).await?;
+    if let Some(limiter) = context.limits.alone() {
+        limiter.restore(&context.store, context.clock.now()).await?;
+    }
     context.feed.poll().await?;
     context.recorder.open(&context.store, &spool_options(config)?).await?;
     let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;

@@ -9,7 +9,7 @@ pub mod retention;
 mod rounds;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 
 use crate::{
     service::Context,
-    store::{StoreError, audit_events, job_leases::Schedule},
+    store::{StoreError, audit_events, job_leases::Schedule, rate_limits, replicas},
 };
 use rounds::{each_interval, leased, paced};
 
@@ -27,6 +27,10 @@ use rounds::{each_interval, leased, paced};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// How often the counts of limits are written too of which little has been charged since.
 const ALL_LIMITS_INTERVAL: Duration = Duration::from_secs(5);
+/// How often audit events are looked for that another process wrote and did not come to seal.
+const UNSEALED_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a process says that it lives: three times before it counts as gone.
+const BEAT_INTERVAL: Duration = Duration::from_secs(10);
 /// How often the usage of processes that are gone is looked for.
 const ADOPTION_INTERVAL: Duration = Duration::from_mins(1);
 /// How often a process drops the counters of limits that no longer count.
@@ -47,8 +51,16 @@ impl Jobs {
     pub fn start(&self, context: &Arc<Context>, usage_retention_days: u32) {
         let feed = context.feed.clone();
         let follower = tokio::spawn(async move { feed.follow().await }).abort_handle();
-        let tasks =
-            [follower].into_iter().chain(of_this_process(context)).chain(of_one_process(context, usage_retention_days));
+        let limits = context.clone();
+        let prober = tokio::spawn(async move {
+            if let Some(shared) = limits.limits.shared() {
+                shared.follow().await;
+            }
+        });
+        let tasks = [follower, prober.abort_handle()]
+            .into_iter()
+            .chain(of_this_process(context))
+            .chain(of_one_process(context, usage_retention_days));
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
 
@@ -61,18 +73,19 @@ impl Jobs {
 }
 
 /// What every process does for itself.
-fn of_this_process(context: &Arc<Context>) -> [AbortHandle; 5] {
-    [
+fn of_this_process(context: &Arc<Context>) -> Vec<AbortHandle> {
+    vec![
         paced("usage", INTERVAL, context, is_spool_filling, |context| async move { flush_usage(&context).await }),
         each_interval("adoption", ADOPTION_INTERVAL, context, |context| async move {
             context.recorder.adopt(&context.store).await.map(|()| 0)
         }),
         paced("limits", INTERVAL, context, |_| false, limits_round()),
-        each_interval("audit", INTERVAL, context, |context| async move { seal(&context).await }),
-        each_interval("pruning", PRUNING_INTERVAL, context, |context| async move {
-            let now = context.clock.now();
-            context.limiter.prune(&context.store, now).await.map(|()| 0)
+        each_interval("audit", INTERVAL, context, audit_round()),
+        each_interval("pruning", PRUNING_INTERVAL, context, |context| async move { prune(&context).await }),
+        each_interval("quotas", INTERVAL, context, |context| async move {
+            context.quotas.give_back(&context.store, false).await
         }),
+        each_interval("replicas", BEAT_INTERVAL, context, beat(context)),
     ]
 }
 
@@ -85,6 +98,33 @@ fn of_one_process(context: &Arc<Context>, usage_retention_days: u32) -> [AbortHa
             retention::run(&context.store, now, usage_retention_days).await
         }),
     ]
+}
+
+/// Says that this process lives, and learns how many do.
+fn beat(context: &Context) -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, StoreError>> + use<> {
+    let id = context.replica_id;
+    move |context| {
+        Box::pin(async move {
+            let live = replicas::beat(context.store.usage(), id).await?;
+            context.metrics.state.replicas_live.set(live);
+            if let Some(shared) = context.limits.shared() {
+                shared.set_live(u32::try_from(live).unwrap_or(u32::MAX));
+            }
+            Ok(0)
+        })
+    }
+}
+
+/// Drops the counters of limits that no longer count.
+async fn prune(context: &Context) -> Result<u64, StoreError> {
+    let now = context.clock.now();
+    if let Some(shared) = context.limits.shared() {
+        shared.forget_faded(now);
+    }
+    match context.limits.alone() {
+        Some(limiter) => limiter.prune(&context.store, now).await.map(|()| 0),
+        None => rate_limits::delete_faded(context.store.usage(), now).await,
+    }
 }
 
 /// Whether what waits for the database comes near the bound of the spool.
@@ -107,16 +147,39 @@ fn limits_round() -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, Sto
             *all_at = Some(Instant::now());
         }
         Box::pin(async move {
-            if all {
-                return flush_limits(&context).await;
+            match context.limits.alone() {
+                Some(limiter) if !all => limiter.flush_much(&context.store).await.map(|()| 0),
+                Some(_) | None => flush_limits(&context).await,
             }
-            context.limiter.flush_much(&context.store).await.map(|()| 0)
         })
     }
 }
 
 async fn flush_limits(context: &Context) -> Result<u64, StoreError> {
-    context.limiter.flush(&context.store).await.map(|()| 0)
+    match context.limits.alone() {
+        Some(limiter) => limiter.flush(&context.store).await.map(|()| 0),
+        None => Ok(0),
+    }
+}
+
+/// A round of the job that seals audit events: where this process has changed something, or to look after others.
+fn audit_round() -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, StoreError>> {
+    let looked_at: Mutex<Option<Instant>> = Mutex::default();
+    move |context| {
+        let mut looked_at = looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = context.unsealed.swap(false, Ordering::AcqRel);
+        if !changed && looked_at.is_some_and(|at| at.elapsed() < UNSEALED_INTERVAL) {
+            return Box::pin(async { Ok(0) });
+        }
+        *looked_at = Some(Instant::now());
+        Box::pin(async move {
+            let sealed = seal(&context).await;
+            if !matches!(sealed, Ok(0)) {
+                context.unsealed.store(true, Ordering::Release);
+            }
+            sealed
+        })
+    }
 }
 
 async fn seal(context: &Context) -> Result<u64, StoreError> {
@@ -129,6 +192,8 @@ pub async fn finish(context: &Arc<Context>) {
         ("usage", flush_usage(context).await),
         ("limits", flush_limits(context).await),
         ("audit", seal(context).await),
+        ("quotas", context.quotas.give_back(&context.store, true).await),
+        ("replicas", replicas::leave(context.store.usage(), context.replica_id).await.map(|()| 0)),
     ];
     for (job, result) in results {
         if let Err(error) = result {

@@ -1,6 +1,8 @@
 //! Random bytes from the operating system's generator, in one place. Nothing else draws randomness.
 //! Must not fall back to a weaker source: where the system has none, the process has to stop.
 
+use std::time::Duration;
+
 use rand::{Rng as _, TryRng as _, rngs::SysRng};
 use zeroize::Zeroizing;
 
@@ -31,4 +33,10 @@ pub fn id_bytes<const N: usize>() -> [u8; N] {
 #[must_use]
 pub fn secret_bytes() -> Zeroizing<[u8; 32]> {
     Zeroizing::new(bytes())
+}
+
+/// A random part of `most`, so that replicas that start, or lose the database, together do not come back together.
+#[must_use]
+pub fn jitter(most: Duration) -> Duration {
+    most * u32::from(u8::from_ne_bytes(bytes())) / 256
 }

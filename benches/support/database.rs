@@ -39,11 +39,20 @@ pub struct Database {
 impl Database {
     /// An empty database.
     pub fn new(engine: Engine, plan: Plan) -> Result<Self, Failure> {
-        let folder = tempfile::Builder::new().prefix("keystead-bench-").tempdir()?;
         let postgres = match engine {
             Engine::Sqlite => None,
             Engine::Postgres => Some(Postgres::start(plan)?),
         };
+        Self::on(postgres, plan)
+    }
+
+    /// An empty database on a PostgreSQL that counts statements, where it can.
+    pub fn counting(plan: Plan) -> Result<Self, Failure> {
+        Self::on(Some(Postgres::start_counting(plan)?), plan)
+    }
+
+    fn on(postgres: Option<Postgres>, plan: Plan) -> Result<Self, Failure> {
+        let folder = tempfile::Builder::new().prefix("keystead-bench-").tempdir()?;
         let url = match &postgres {
             None => format!("sqlite://{}", folder.path().join("keystead.db").display()),
             Some(postgres) => postgres.url(),

@@ -16,11 +16,16 @@ use super::{Failure, plan::Plan};
 /// What a small server of one's own would be set to. The script's own values suit many tests at once.
 const SETTINGS: &str = "shared_buffers = 512MB\nmax_wal_size = 4GB\n";
 
+/// What has the server count statements.
+const COUNTING: &str = "shared_preload_libraries = 'pg_stat_statements'\n";
+
 /// A running server, with its administrator's password.
 pub struct Postgres {
     pub port: u16,
     pub password: String,
     pub programs: PathBuf,
+    /// Whether the extension `pg_stat_statements` can be created.
+    pub counts_statements: bool,
     folder: PathBuf,
     /// The script. It stops the server when its standard input closes.
     script: Child,
@@ -29,7 +34,17 @@ pub struct Postgres {
 impl Postgres {
     /// Starts one.
     pub fn start(plan: Plan) -> Result<Self, Failure> {
+        Self::run(programs()?, plan, false)
+    }
+
+    /// Starts one that counts statements, where it comes with what counts them.
+    pub fn start_counting(plan: Plan) -> Result<Self, Failure> {
         let programs = programs()?;
+        let counts_statements = can_count_statements(&programs);
+        Self::run(programs, plan, counts_statements)
+    }
+
+    fn run(programs: PathBuf, plan: Plan, counts_statements: bool) -> Result<Self, Failure> {
         let folder = tempfile::Builder::new().prefix("keystead-postgres-").tempdir()?.keep();
         let password = u128::from_ne_bytes(keystead::random::bytes()).to_string();
         fs::write(folder.join("password"), &password)?;
@@ -38,7 +53,8 @@ impl Postgres {
         command.arg(&folder).arg(&programs).args(free_ports()?.iter().map(u16::to_string));
         command.current_dir(&folder).stdin(Stdio::piped()).stdout(Stdio::piped());
         command.process_group(0).env("LC_ALL", "C");
-        command.env("KEYSTEAD_POSTGRES_SETTINGS", plan.sized(SETTINGS, ""));
+        let counting = if counts_statements { COUNTING } else { "" };
+        command.env("KEYSTEAD_POSTGRES_SETTINGS", format!("{}{counting}", plan.sized(SETTINGS, "")));
         for (variable, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
             command.env_remove(variable);
         }
@@ -51,7 +67,7 @@ impl Postgres {
             output.read_to_string(&mut answer)?;
             return Err(format!("PostgreSQL from {} did not start: {answer}", programs.display()).into());
         };
-        Ok(Self { port, password, programs, folder, script })
+        Ok(Self { port, password, programs, counts_statements, folder, script })
     }
 
     /// The one database that every server begins with.
@@ -87,6 +103,13 @@ fn programs() -> Result<PathBuf, Failure> {
          KEYSTEAD_TEST_POSTGRES_BIN names the folder."
             .into()
     })
+}
+
+/// Whether the module that counts statements is installed. Its folder is beside the programs, where it has one of
+/// several names.
+fn can_count_statements(programs: &Path) -> bool {
+    let folders = ["../lib", "../lib64", "../lib/postgresql", "../lib64/pgsql", "../lib/pgsql"];
+    folders.iter().any(|folder| programs.join(folder).join("pg_stat_statements.so").is_file())
 }
 
 /// PostgreSQL refuses to run as root, so root hands the folder and the process to an ordinary user.

@@ -63,7 +63,17 @@ impl Server {
             return Err(format!("keystead init: {}", String::from_utf8_lossy(&output.stderr)).into());
         }
         let admin = String::from_utf8(output.stdout)?.trim().to_owned();
-        let log = database.folder().join("keystead.log");
+        Self::launch(database, admin, "keystead.log", arguments).await
+    }
+
+    /// Starts one more server on this one's database, which is PostgreSQL's, and waits until it serves. `number` tells
+    /// it from the others, and is not 0.
+    pub async fn start_replica(&self, database: &Database, number: usize) -> Result<Self, Failure> {
+        Self::launch(database, self.admin.clone(), &format!("keystead-{number}.log"), &[]).await
+    }
+
+    async fn launch(database: &Database, admin: String, log: &str, arguments: &[&str]) -> Result<Self, Failure> {
+        let log = database.folder().join(log);
         let file = File::options().create(true).append(true).open(&log)?;
         let mut command = command(database);
         command.arg("serve").args(arguments).env("KEYSTEAD_LISTEN", "127.0.0.1:0").stdin(Stdio::null());

@@ -19,6 +19,7 @@ mod m20261121_000006_usage_spool;
 mod m20261121_000007_job_leases;
 mod m20261121_000008_bulk_changes;
 mod m20261121_000009_partial_indexes;
+mod m20261121_000010_replicas;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -36,6 +37,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000007_job_leases::Migration),
             Box::new(m20261121_000008_bulk_changes::Migration),
             Box::new(m20261121_000009_partial_indexes::Migration),
+            Box::new(m20261121_000010_replicas::Migration),
         ]
     }
 }
@@ -65,6 +67,7 @@ pub fn losses(name: &str) -> &'static str {
         }
         "m20261121_000008_bulk_changes" => "no data; revoking very many keys at once takes long on PostgreSQL",
         "m20261121_000009_partial_indexes" => "no data; keys are created more slowly",
+        "m20261121_000010_replicas" => "no data; replicas no longer know of each other, and TRUNCATE reaches no cache",
         _ => "nothing",
     }
 }

@@ -25,7 +25,19 @@ pub(super) async fn serve(
     let (page, state) = (context.clone(), context.clone());
     let pages = Pages {
         metrics: Box::new(move || page.metrics_page()),
-        ready: Box::new(move || state.metrics.ready.get() == 1),
+        ready: Box::new(move || (state.metrics.ready.get() == 1, details(&state))),
     };
     Ok(Some(AbortOnDropHandle::new(tokio::spawn(listener::serve(listener, Arc::new(pages))))))
+}
+
+/// What the service does without at present, a line each.
+fn details(context: &Context) -> String {
+    let mut lines = String::new();
+    if context.store.is_away() {
+        lines.push_str("database: away\n");
+    }
+    if context.limits_are_degraded() {
+        lines.push_str("limits: degraded\n");
+    }
+    lines
 }

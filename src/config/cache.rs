@@ -20,9 +20,16 @@ const NEGATIVE_AGE_MAX: Setting = Setting::new(
     "5000",
     "Longest time that an unknown secret is remembered, at most 60000",
 );
+const STALENESS_BOUND: Setting = Setting::new(
+    "staleness-bound",
+    "TIME",
+    "5s",
+    "How long ago changes may have been heard of for a cached answer to be given, 2s to 60m: no revocation takes longer",
+);
 
 /// All settings of this section.
-pub(super) const SETTINGS: &[Setting] = &[ENTRIES_MAX, ENTRY_AGE_MAX, NEGATIVE_ENTRIES_MAX, NEGATIVE_AGE_MAX];
+pub(super) const SETTINGS: &[Setting] =
+    &[ENTRIES_MAX, ENTRY_AGE_MAX, NEGATIVE_ENTRIES_MAX, NEGATIVE_AGE_MAX, STALENESS_BOUND];
 
 /// Bounds of the in-process key cache.
 #[derive(Debug, Clone)]
@@ -35,6 +42,8 @@ pub struct CacheConfig {
     pub negative_entries_max: u64,
     /// Longest time that an unknown secret is remembered, at most 60 s.
     pub negative_age_max: Duration,
+    /// Longest time since the change feed was heard with which a cached answer is given, 2 s to 1 h.
+    pub staleness_bound: Duration,
 }
 
 impl CacheConfig {
@@ -44,11 +53,15 @@ impl CacheConfig {
         let entry_age_max = sources.required(&ENTRY_AGE_MAX, parse::milliseconds(0..=60_000));
         let negative_entries_max = sources.required(&NEGATIVE_ENTRIES_MAX, parse::number(0..=100_000_000));
         let negative_age_max = sources.required(&NEGATIVE_AGE_MAX, parse::milliseconds(0..=60_000));
+        // The feed is polled each second: a shorter bound would ask the database all the time.
+        let staleness_bound =
+            sources.required(&STALENESS_BOUND, parse::span(Duration::from_secs(2)..=Duration::from_hours(1)));
         Ok(Self {
             entries_max: entries_max?,
             entry_age_max: entry_age_max?,
             negative_entries_max: negative_entries_max?,
             negative_age_max: negative_age_max?,
+            staleness_bound: staleness_bound?,
         })
     }
 }

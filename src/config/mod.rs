@@ -8,7 +8,9 @@
 pub mod cache;
 pub mod client;
 pub mod database;
+pub mod limits;
 mod parse;
+pub mod redis;
 pub mod server;
 pub mod settings;
 mod sources;
@@ -17,9 +19,11 @@ pub mod usage;
 
 use std::ffi::OsString;
 
+pub use self::redis::RedisUrl;
 pub use cache::CacheConfig;
 pub use client::{ClientConfig, OutputFormat, TokenSource};
 pub use database::{DatabaseConfig, DatabaseUrl};
+pub use limits::LimitsConfig;
 pub use server::{ServerConfig, TlsFiles};
 pub use settings::{Flags, Setting, SettingGroup};
 pub use sources::{ConfigError, Environment};
@@ -29,8 +33,15 @@ pub use usage::UsageConfig;
 use sources::Sources;
 
 /// Every section there is: the names that a configuration file may hold, whichever command reads it.
-const ALL_SECTIONS: &[&[Setting]] =
-    &[server::SETTINGS, cache::SETTINGS, database::SETTINGS, usage::SETTINGS, telemetry::SETTINGS, client::SETTINGS];
+const ALL_SECTIONS: &[&[Setting]] = &[
+    server::SETTINGS,
+    cache::SETTINGS,
+    database::SETTINGS,
+    limits::SETTINGS,
+    usage::SETTINGS,
+    telemetry::SETTINGS,
+    client::SETTINGS,
+];
 
 /// What `keystead serve` needs.
 #[derive(Debug, Clone)]
@@ -41,6 +52,8 @@ pub struct Config {
     pub cache: CacheConfig,
     /// Which database, and how many connections.
     pub database: DatabaseConfig,
+    /// Where rate limits are counted.
+    pub limits: LimitsConfig,
     /// Where usage waits for the database, and how long it is kept.
     pub usage: UsageConfig,
     /// Logs.
@@ -61,8 +74,14 @@ pub struct StoreConfig {
 pub struct ServeSettings;
 
 impl SettingGroup for ServeSettings {
-    const SECTIONS: &'static [&'static [Setting]] =
-        &[server::SETTINGS, database::SETTINGS, cache::SETTINGS, usage::SETTINGS, telemetry::SETTINGS];
+    const SECTIONS: &'static [&'static [Setting]] = &[
+        server::SETTINGS,
+        database::SETTINGS,
+        cache::SETTINGS,
+        limits::SETTINGS,
+        usage::SETTINGS,
+        telemetry::SETTINGS,
+    ];
     const GLOBAL: bool = false;
 }
 
@@ -94,10 +113,18 @@ impl Config {
         let server = ServerConfig::read(&mut sources);
         let cache = CacheConfig::read(&mut sources);
         let database = DatabaseConfig::read(&mut sources);
+        let limits = LimitsConfig::read(&mut sources);
         let usage = UsageConfig::read(&mut sources);
         let telemetry = TelemetryConfig::read(&mut sources);
         sources.finish(|| {
-            Ok(Self { server: server?, cache: cache?, database: database?, usage: usage?, telemetry: telemetry? })
+            Ok(Self {
+                server: server?,
+                cache: cache?,
+                database: database?,
+                limits: limits?,
+                usage: usage?,
+                telemetry: telemetry?,
+            })
         })
     }
 }

@@ -24,6 +24,25 @@ pub(super) fn milliseconds(bounds: RangeInclusive<u64>) -> impl FnOnce(&str) -> 
     move |text| number(bounds)(text).map(Duration::from_millis).map_err(|reason| format!("{reason} (milliseconds)"))
 }
 
+/// A whole number with a unit, `ms`, `s` or `m`, within `bounds`.
+pub(super) fn span(bounds: RangeInclusive<Duration>) -> impl FnOnce(&str) -> Result<Duration, String> {
+    move |text| {
+        let end = text.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(text.len());
+        let (digits, unit) = text.split_at(end);
+        let unit_ms = match unit {
+            "ms" => Some(1),
+            "s" => Some(1000),
+            "m" => Some(60_000),
+            _ => None,
+        };
+        let span = digits.parse().ok().zip(unit_ms).and_then(|(count, unit): (u64, u64)| count.checked_mul(unit));
+        span.map(Duration::from_millis).filter(|span| bounds.contains(span)).ok_or_else(|| {
+            let (least, most) = (bounds.start().as_secs(), bounds.end().as_secs());
+            format!("not a time such as 500ms, 5s or 1m, from {least}s to {most}s")
+        })
+    }
+}
+
 /// `true` or `false`.
 pub(super) fn boolean(text: &str) -> Result<bool, String> {
     match text {

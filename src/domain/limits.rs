@@ -119,7 +119,7 @@ impl SlidingWindow {
 
     /// The counter with `cost` charged.
     #[must_use]
-    pub fn charged(self, cost: i64) -> Self {
+    pub const fn charged(self, cost: i64) -> Self {
         Self { current: self.current.saturating_add(cost), ..self }
     }
 
@@ -177,6 +177,18 @@ impl SlidingWindow {
         let room = (i128::from(limit.limit) - i128::from(cost)).max(0);
         window - since_start + fade(self.current, room, window)
     }
+}
+
+/// Charges `cost` to all of these limits or, where it does not fit into one that is no shadow, to none; says whether it
+/// was denied. A cost of 0 charges nothing and asks for 1. The windows are those of the limits, in the same order, and
+/// stand at `now` already.
+pub fn charge_all(limits: &[&RateLimit], windows: &mut [SlidingWindow], now: Timestamp, cost: i64) -> bool {
+    let mut standings = limits.iter().zip(windows.iter());
+    let denied = standings.any(|(limit, window)| !limit.shadow && !window.admits(limit, now, cost.max(1)));
+    if !denied {
+        windows.iter_mut().for_each(|window| *window = window.charged(cost));
+    }
+    denied
 }
 
 /// How far into a window a count of the window before must have faded to leave no more than `room`.

@@ -7,6 +7,12 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 const SERVICES: [&str; 4] =
     ["", "keystead.v1.KeyService", "keystead.v1.OrganizationService", "keystead.v1.AuditService"];
 
+/// Parts that calls may do without for a while: what health says of them is detail, and `""` does not depend on it.
+pub const DATABASE: &str = "keystead.database";
+/// The counters that replicas share.
+pub const LIMITS: &str = "keystead.limits";
+const PARTS: [&str; 2] = [DATABASE, LIMITS];
+
 /// Says whether we serve.
 #[derive(Clone)]
 pub struct Health {
@@ -23,19 +29,28 @@ impl Health {
 
     /// Tells whether calls are answered.
     pub async fn set_serving(&self, serving: bool) {
-        self.set(if serving { ServingStatus::Serving } else { ServingStatus::NotServing }).await;
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in SERVICES {
+            self.reporter.set_service_status(service, status).await;
+        }
+    }
+
+    /// Tells whether a part is there: [`DATABASE`] or [`LIMITS`].
+    pub async fn set_part(&self, part: &'static str, there: bool) {
+        let status = if there { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status(part, status).await;
     }
 
     /// Says `NOT_SERVING` for the last time, and ends the streams of those who watch: a shutdown waits for streams too.
     pub async fn end(&mut self) {
         self.set(ServingStatus::NotServing).await;
-        for service in SERVICES {
+        for service in SERVICES.into_iter().chain(PARTS) {
             self.reporter.clear_service_status(service).await;
         }
     }
 
     async fn set(&self, status: ServingStatus) {
-        for service in SERVICES {
+        for service in SERVICES.into_iter().chain(PARTS) {
             self.reporter.set_service_status(service, status).await;
         }
     }

@@ -39,7 +39,7 @@ pub use self::{
     calls::Calls,
     codec::StrictCodec,
     connection::ConnectionLimits,
-    health::Health,
+    health::{DATABASE, Health, LIMITS},
     listener::ListenerLimits,
     methods::names as method_names,
     server::{ServerLimits, serve},

@@ -14,12 +14,12 @@ use crate::{
     domain::{ids::RecordId, time::Timestamp},
     random,
     service::Context,
-    store::{StoreError, job_leases, job_leases::Schedule},
+    store::{Store, StoreError, job_leases, job_leases::Schedule},
 };
 
 /// How often a process asks whether a job is due that one process does for all; up to as much again is added at
 /// random to the first, so that replicas that start together do not ask together.
-const ASK_INTERVAL: Duration = Duration::from_secs(5);
+const ASK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A paced job rests for so many times as long as its round took, so that it takes a twentieth of the time at most.
 const REST: u32 = 19;
@@ -39,7 +39,8 @@ struct Job {
 impl Job {
     async fn run(&mut self, round: impl Future<Output = Round> + Send + 'static) {
         let begun = Instant::now();
-        let (failure, rows) = match self.context.mutations.spawn(round).await {
+        let store = self.context.store.clone();
+        let (failure, rows) = match self.context.mutations.spawn(async move { in_time(&store, round).await }).await {
             Ok(Ok(None)) => return,
             Ok(Ok(Some(rows))) => (None, rows),
             Ok(Err(error)) => (Some(error.chain()), 0),
@@ -59,6 +60,12 @@ impl Job {
         }
         self.failing = failed;
     }
+}
+
+/// A round, where the database is there for it.
+async fn in_time(store: &Store, round: impl Future<Output = Round>) -> Round {
+    store.check_there()?;
+    store.unless_stuck(round).await?
 }
 
 /// Runs a round now and then each `interval`; it gives how many rows it wrote or deleted.
@@ -133,8 +140,7 @@ where
     let mut job = Job { name, context: context.clone(), failing: false };
     let holder = RecordId::new(context.clock.now(), random::bytes()).to_string();
     tokio::spawn(async move {
-        let jitter = u32::from(random::bytes::<1>().first().copied().unwrap_or(0));
-        let mut pause = ASK_INTERVAL * jitter / 256;
+        let mut pause = random::jitter(ASK_INTERVAL);
         loop {
             let (context, holder, work) = (job.context.clone(), holder.clone(), work.clone());
             job.run(async move { run_if_due(name, &holder, schedule, &context, work).await }).await;

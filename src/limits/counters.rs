@@ -1,7 +1,6 @@
-//! The counters of one process: a meter for each key and organization that is charged, with a sliding window for each
-//! of its limits and a plain count for each month of a quota.
-//! Invariant: with the key's meter and then the organization's locked, either every limit and the quota are charged or
-//! none is; the order is always this one, and no await happens under the locks. Who writes the counts through and
+//! The counters of one process that shares its limits with no other: a meter for each key and organization that is
+//! charged, with a sliding window for each of its limits.
+//! Invariant: with the key's meter and then the organization's locked, either every limit is charged or none is; the order is always this one, and no await happens under the locks. Who writes the counts through and
 //! reads them back is `tracking.rs`.
 
 use std::{
@@ -65,8 +64,6 @@ pub(super) struct Meter {
 #[derive(Default)]
 pub(super) struct Counts {
     pub windows: Vec<Window>,
-    /// What each month's quota has been charged, by the month's start.
-    pub months: Vec<(Timestamp, i64)>,
     /// What has come since the last flush.
     pub change: Change,
     /// What of it the list of changed meters knows.
@@ -94,29 +91,19 @@ impl Default for Limiter {
 }
 
 impl Limiter {
-    /// Charges every limit and the quota, or none of them.
+    /// Charges every limit, or none of them.
     pub fn charge(&self, charge: &Charge<'_>) -> Charged {
-        // A quota is a calendar month's and goes by the clock; windows go by a time that does not step back.
-        let Charge { organization, cost, now, .. } = *charge;
-        let charge = &Charge { now: self.time.at(now), ..*charge };
+        let Charge { organization, cost, .. } = *charge;
+        let charge = &Charge { now: self.time.at(charge.now), ..*charge };
         let own = charge.own_limits().next().map(|_| self.meter(charge.key.counter_id.as_u128()));
-        let has_shared = !organization.rate_limits.is_empty() || organization.monthly_quota > 0;
-        let shared = has_shared.then(|| self.meter(organization.id.as_u128()));
+        let shared = charge.shared_limits().next().map(|_| self.meter(organization.id.as_u128()));
         let mut own_counts = own.as_ref().map(|meter| meter.lock());
         let mut shared_counts = shared.as_ref().map(|meter| meter.lock());
 
         let own_exceeded = own_counts.as_ref().is_some_and(|counts| counts.exceed(charge.own_limits(), charge));
         let shared_exceeded =
             shared_counts.as_ref().is_some_and(|counts| counts.exceed(charge.shared_limits(), charge));
-        let quota = organization.monthly_quota;
-        let spent = shared_counts.as_ref().map_or(0, |counts| counts.spent(now));
-        let denied = if own_exceeded || shared_exceeded {
-            Some(Outcome::RateLimited)
-        } else if quota > 0 && spent.saturating_add(cost.max(1)) > quota {
-            Some(Outcome::QuotaExceeded)
-        } else {
-            None
-        };
+        let denied = (own_exceeded || shared_exceeded).then_some(Outcome::RateLimited);
 
         let charges = denied.is_none() && cost > 0;
         let mut statuses = Vec::with_capacity(charge.key.rate_limits.len() + organization.rate_limits.len());
@@ -126,20 +113,9 @@ impl Limiter {
         }
         if let (Some(meter), Some(counts)) = (&shared, &mut shared_counts) {
             statuses.extend(charge.shared_limits().map(|limit| counts.settle(limit, charge, charges)));
-            if charges && quota > 0 {
-                counts.add_to_month(now, cost);
-            }
             self.note(meter, counts);
         }
         Charged { denied, statuses }
-    }
-
-    /// Gives back what a charge took from the quota, where the verification was denied after it.
-    pub fn refund_quota(&self, organization: &Organization, cost: i64, now: Timestamp) {
-        let meter = self.meter(organization.id.as_u128());
-        let mut counts = meter.lock();
-        counts.add_to_month(now, -cost);
-        self.note(&meter, &mut counts);
     }
 
     /// How many keys and organizations are counted for.
@@ -176,6 +152,13 @@ impl Limiter {
 }
 
 impl<'a> Charge<'a> {
+    /// Every limit that is charged, with the id under which it is counted: the key's first, then the organization's.
+    pub(super) fn limits(&self) -> impl Iterator<Item = (u128, &'a RateLimit)> + use<'a> {
+        let (key, organization) = (self.key.counter_id.as_u128(), self.organization.id.as_u128());
+        let own = self.own_limits().map(move |limit| (key, limit));
+        own.chain(self.shared_limits().map(move |limit| (organization, limit)))
+    }
+
     fn own_limits(&self) -> impl Iterator<Item = &'a RateLimit> + use<'a> {
         let names = self.limit_names;
         self.key.rate_limits.iter().filter(move |limit| names.is_empty() || names.contains(&limit.name))
@@ -223,25 +206,10 @@ impl Counts {
         counter.status(limit, charge.now, charge.cost.max(1), full)
     }
 
-    fn spent(&self, now: Timestamp) -> i64 {
-        let month = now.start_of_month();
-        self.months.iter().find(|(start, _)| *start == month).map_or(0, |(_, spent)| *spent)
-    }
-
-    fn add_to_month(&mut self, now: Timestamp, cost: i64) {
-        let month = now.start_of_month();
-        self.change = Change::Much;
-        match self.months.iter_mut().find(|(start, _)| *start == month) {
-            Some((_, spent)) => *spent = spent.saturating_add(cost).max(0),
-            None => self.months.push((month, cost.max(0))),
-        }
-    }
-
     /// Says whether nothing is left.
     fn forget_faded(&mut self, time: Timestamp) -> bool {
         self.windows.retain(|window| window.counter.start_us + 2 * window.length_us > time.micros());
-        self.months.retain(|(month, _)| month.start_of_next_month() > time);
-        self.windows.is_empty() && self.months.is_empty() && self.noted == Change::Nothing
+        self.windows.is_empty() && self.noted == Change::Nothing
     }
 }
 
@@ -268,23 +236,23 @@ mod tests {
         RateLimit::parse(name, limit, Duration::from_hours(1), shadow).unwrap()
     }
 
-    fn charge_at(limiter: &Limiter, limits: &[RateLimit], monthly_quota: i64, cost: i64, now: Timestamp) -> Charged {
+    fn charge_at(limiter: &Limiter, limits: &[RateLimit], cost: i64, now: Timestamp) -> Charged {
         let key = KeyRecord { rate_limits: limits.into(), ..samples::key_record() };
-        let organization = Organization { monthly_quota, ..samples::organization() };
+        let organization = samples::organization();
         limiter.charge(&Charge { key: &key, limit_names: &[], organization: &organization, cost, now })
     }
 
-    fn charge(limiter: &Limiter, limits: &[RateLimit], quota: i64, cost: i64) -> Charged {
-        charge_at(limiter, limits, quota, cost, NOW)
+    fn charge(limiter: &Limiter, limits: &[RateLimit], cost: i64) -> Charged {
+        charge_at(limiter, limits, cost, NOW)
     }
 
     #[test]
     fn several_limits_are_charged_all_or_none() {
         let limiter = Limiter::default();
         let limits = [limit("wide", 10, false), limit("narrow", 1, false)];
-        assert_eq!(charge(&limiter, &limits, 0, 1).denied, None);
+        assert_eq!(charge(&limiter, &limits, 1).denied, None);
         for _ in 0..5 {
-            let denied = charge(&limiter, &limits, 0, 1);
+            let denied = charge(&limiter, &limits, 1);
             assert_eq!(denied.denied, Some(Outcome::RateLimited));
             let remaining: Vec<i64> = denied.statuses.iter().map(|status| status.remaining).collect();
             assert_eq!(remaining, [9, 0], "the wide limit was not charged for what the narrow one denied");
@@ -296,16 +264,16 @@ mod tests {
         let limiter = Limiter::default();
         let limits = [limit("shadow", 1, true)];
         for _ in 0..3 {
-            assert_eq!(charge(&limiter, &limits, 0, 1).denied, None);
+            assert_eq!(charge(&limiter, &limits, 1).denied, None);
         }
-        assert!(charge(&limiter, &limits, 0, 1).statuses[0].exceeded);
+        assert!(charge(&limiter, &limits, 1).statuses[0].exceeded);
     }
 
     #[test]
     fn changing_the_value_of_a_limit_keeps_its_count() {
         let limiter = Limiter::default();
-        assert_eq!(charge(&limiter, &[limit("only", 10, false)], 0, 7).statuses[0].remaining, 3);
-        assert_eq!(charge(&limiter, &[limit("only", 8, true)], 0, 0).statuses[0].remaining, 1);
+        assert_eq!(charge(&limiter, &[limit("only", 10, false)], 7).statuses[0].remaining, 3);
+        assert_eq!(charge(&limiter, &[limit("only", 8, true)], 0).statuses[0].remaining, 1);
     }
 
     #[test]
@@ -327,21 +295,17 @@ mod tests {
         let limiter = Limiter::default();
         let limits = [RateLimit::parse("shortest", 1, Duration::from_secs(1), false).unwrap()];
         let back = NOW.minus(Duration::from_hours(1));
-        assert_eq!(charge(&limiter, &limits, 0, 1).denied, None);
-        assert_eq!(
-            charge_at(&limiter, &limits, 0, 1, back).denied,
-            Some(Outcome::RateLimited),
-            "a step admits nothing"
-        );
+        assert_eq!(charge(&limiter, &limits, 1).denied, None);
+        assert_eq!(charge_at(&limiter, &limits, 1, back).denied, Some(Outcome::RateLimited), "a step admits nothing");
         // A second or two; by the clock alone it would be an hour.
-        while charge_at(&limiter, &limits, 0, 1, back).denied.is_some() {}
-        assert_eq!(charge_at(&limiter, &limits, 0, 1, back).denied, Some(Outcome::RateLimited));
+        while charge_at(&limiter, &limits, 1, back).denied.is_some() {}
+        assert_eq!(charge_at(&limiter, &limits, 1, back).denied, Some(Outcome::RateLimited));
     }
 
     #[test]
     fn what_has_faded_is_forgotten_and_what_counts_is_not() {
         let limiter = Limiter::default();
-        charge(&limiter, &[limit("hourly", 5, false)], 0, 1);
+        charge(&limiter, &[limit("hourly", 5, false)], 1);
         lock(&limiter.changed).much.clear();
         limiter.meter(samples::key_record().counter_id.as_u128()).lock().noted = Change::Nothing;
         limiter.forget_faded(NOW.plus(Duration::from_mins(59)));
@@ -353,7 +317,7 @@ mod tests {
     #[test]
     fn what_was_not_written_through_yet_is_not_forgotten() {
         let limiter = Limiter::default();
-        charge(&limiter, &[limit("hourly", 5, false)], 0, 1);
+        charge(&limiter, &[limit("hourly", 5, false)], 1);
         limiter.forget_faded(NOW.plus(Duration::from_hours(20)));
         assert_eq!(limiter.len(), 1);
     }
@@ -363,22 +327,10 @@ mod tests {
         let limiter = Limiter::default();
         let limits = [limit("only", 1, false)];
         for _ in 0..3 {
-            assert_eq!(charge(&limiter, &limits, 1, 0).denied, None);
+            assert_eq!(charge(&limiter, &limits, 0).denied, None);
         }
-        assert_eq!(charge(&limiter, &limits, 1, 1).denied, None);
-        assert_eq!(charge(&limiter, &limits, 1, 0).denied, Some(Outcome::RateLimited));
-    }
-
-    #[test]
-    fn the_quota_denies_after_the_limits_and_is_refunded() {
-        let limiter = Limiter::default();
-        assert_eq!(charge(&limiter, &[], 2, 2).denied, None);
-        assert_eq!(charge(&limiter, &[], 2, 1).denied, Some(Outcome::QuotaExceeded));
-        limiter.refund_quota(&samples::organization(), 1, NOW);
-        assert_eq!(charge(&limiter, &[], 2, 1).denied, None);
-        let next_month = NOW.start_of_next_month();
-        assert_eq!(charge_at(&limiter, &[], 2, 2, next_month).denied, None);
-        assert_eq!(charge_at(&limiter, &[], 2, 1, next_month).denied, Some(Outcome::QuotaExceeded));
+        assert_eq!(charge(&limiter, &limits, 1).denied, None);
+        assert_eq!(charge(&limiter, &limits, 0).denied, Some(Outcome::RateLimited));
     }
 
     #[test]
@@ -387,7 +339,7 @@ mod tests {
         let limits = [limit("only", 1000, false)];
         let admitted: usize = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..4)
-                .map(|_| scope.spawn(|| (0..500).filter(|_| charge(&limiter, &limits, 0, 1).denied.is_none()).count()))
+                .map(|_| scope.spawn(|| (0..500).filter(|_| charge(&limiter, &limits, 1).denied.is_none()).count()))
                 .collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).sum()
         });

@@ -4,18 +4,10 @@
 //! charged; once a statement has begun it runs to its end, and what it spends stays spent.
 //! Must not count anything in memory: the row is the only truth, since other processes spend from it too.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
-
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, oneshot},
-    task::JoinHandle,
-};
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
+use super::turns::{TurnError, Turns};
 use crate::{
     domain::{ids::KeyId, time::Timestamp},
     store::{
@@ -24,56 +16,9 @@ use crate::{
     },
 };
 
-/// How many spends of one process may wait for a statement.
-const WAITING_MAX: usize = 10_000;
-/// How many statements may be under way at once, each for another key. They share their connections (8 unless
-/// configured) with changes of keys, a revocation among them, and must not take them all.
-const STATEMENTS_MAX: usize = 4;
-
-/// Why a spend was not answered. Only `Overloaded` says that nothing was charged.
-#[derive(Debug, Clone)]
-pub enum SpendError {
-    /// Too many wait already.
-    Overloaded,
-    /// The statement failed; its error says whether it may have charged.
-    Store(StoreError),
-    /// The statement was given up, by a shutdown that took too long; it may have charged.
-    Abandoned,
-}
-
 /// Gathers the spends of one process.
 pub struct Spender {
-    shared: Arc<Shared>,
-    runtime: Handle,
-    statements: TaskTracker,
-}
-
-struct Shared {
-    store: Store,
-    gathered: Mutex<Gathered>,
-    permits: Semaphore,
-}
-
-#[derive(Default)]
-struct Gathered {
-    queues: HashMap<KeyId, Queue>,
-    /// Over all queues.
-    waiting: usize,
-    /// Numbers the spends in order of arrival.
-    arrivals: u64,
-}
-
-/// The spends of one key that wait, and the task that settles them, turn by turn.
-#[derive(Default)]
-struct Queue {
-    waiting: BTreeMap<u64, Waiting>,
-    turns: Option<JoinHandle<()>>,
-}
-
-struct Waiting {
-    cost: i64,
-    now: Timestamp,
-    answer: oneshot::Sender<Result<Spent, SpendError>>,
+    turns: Turns<KeyId, (i64, Timestamp), Spent>,
 }
 
 impl Spender {
@@ -81,90 +26,26 @@ impl Spender {
     /// for `statements`.
     #[must_use]
     pub fn new(store: Store, runtime: Handle, statements: TaskTracker) -> Self {
-        let (gathered, permits) = (Mutex::default(), Semaphore::new(STATEMENTS_MAX));
-        Self { shared: Arc::new(Shared { store, gathered, permits }), runtime, statements }
+        let own = store.clone();
+        let settle = move |holder: KeyId, asked: Vec<(i64, Timestamp)>| {
+            let store = own.clone();
+            let turn = async move {
+                let now = asked.iter().map(|(_, now)| *now).max().unwrap_or(Timestamp::LAST);
+                let costs: Vec<i64> = asked.into_iter().map(|(cost, _)| cost).collect();
+                settle(&store, holder, &costs, now).await
+            };
+            Box::pin(turn) as _
+        };
+        Self { turns: Turns::new(store, runtime, statements, Box::new(settle)) }
     }
 
     /// Spends `cost` credits (0 to 1,000,000) of the key whose row holds them; 0 tells what remains, and is never
     /// `Charged`. Dropped before its statement begins, it spends nothing.
     ///
     /// # Errors
-    /// See [`SpendError`]: what came of it is not known, or too many wait.
-    pub async fn spend(&self, holder: KeyId, cost: i64, now: Timestamp) -> Result<Spent, SpendError> {
-        let (answer, answered) = oneshot::channel();
-        let _place = self.join(holder, Waiting { cost, now, answer })?;
-        answered.await.unwrap_or(Err(SpendError::Abandoned))
-    }
-
-    fn join(&self, holder: KeyId, waiting: Waiting) -> Result<Place<'_>, SpendError> {
-        let mut gathered = self.shared.gathered();
-        if gathered.waiting >= WAITING_MAX {
-            return Err(SpendError::Overloaded);
-        }
-        gathered.waiting += 1;
-        gathered.arrivals += 1;
-        let arrival = gathered.arrivals;
-        let queue = gathered.queues.entry(holder).or_default();
-        queue.waiting.insert(arrival, waiting);
-        // A task takes its queue away when it ends; one that ended and left it there has panicked.
-        if queue.turns.as_ref().is_none_or(JoinHandle::is_finished) {
-            let turns = self.shared.clone().take_turns(holder);
-            queue.turns = Some(self.statements.spawn_on(turns, &self.runtime));
-        }
-        Ok(Place { shared: &self.shared, holder, arrival })
-    }
-}
-
-/// A place in a queue, left when it is dropped.
-struct Place<'a> {
-    shared: &'a Shared,
-    holder: KeyId,
-    arrival: u64,
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        let mut gathered = self.shared.gathered();
-        let queue = gathered.queues.get_mut(&self.holder);
-        if queue.is_some_and(|queue| queue.waiting.remove(&self.arrival).is_some()) {
-            gathered.waiting -= 1;
-        }
-    }
-}
-
-impl Shared {
-    fn gathered(&self) -> MutexGuard<'_, Gathered> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Settles all that waits for one key, and what has come meanwhile, until nothing waits.
-    async fn take_turns(self: Arc<Self>, holder: KeyId) {
-        // The semaphore is never closed.
-        while let Ok(_permit) = self.permits.acquire().await {
-            let turn = self.gathered().take(holder);
-            let Some(now) = turn.iter().map(|waiting| waiting.now).max() else { return };
-            let costs: Vec<i64> = turn.iter().map(|waiting| waiting.cost).collect();
-            let answers = match settle(&self.store, holder, &costs, now).await {
-                Ok(spent) => spent.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(SpendError::Store(error)); costs.len()],
-            };
-            for (waiting, answer) in turn.into_iter().zip(answers) {
-                // Whoever hung up meanwhile has been charged, and is not told.
-                let _ = waiting.answer.send(answer);
-            }
-        }
-    }
-}
-
-impl Gathered {
-    /// Takes all that waits for a key, in order of arrival. Where nothing does, the queue is gone.
-    fn take(&mut self, holder: KeyId) -> Vec<Waiting> {
-        let waiting = self.queues.get_mut(&holder).map(|queue| std::mem::take(&mut queue.waiting)).unwrap_or_default();
-        if waiting.is_empty() {
-            self.queues.remove(&holder);
-        }
-        self.waiting -= waiting.len();
-        waiting.into_values().collect()
+    /// See [`TurnError`]: what came of it is not known, or too many wait.
+    pub async fn spend(&self, holder: KeyId, cost: i64, now: Timestamp) -> Result<Spent, TurnError> {
+        self.turns.ask(holder, (cost, now)).await
     }
 }
 
@@ -195,7 +76,7 @@ async fn settle(store: &Store, holder: KeyId, costs: &[i64], now: Timestamp) -> 
 }
 
 /// Which of these costs, one by one in their order, are to be charged where so much is left.
-fn fitting(mut left: i64, costs: &[i64]) -> Vec<bool> {
+pub(super) fn fitting(mut left: i64, costs: &[i64]) -> Vec<bool> {
     let mut fits = |cost: &i64| {
         let fits = (1..=left).contains(cost);
         left -= if fits { *cost } else { 0 };

@@ -16,8 +16,6 @@ use crate::{
     store::{Store, StoreError, rate_limits, rate_limits::TrackedWindow},
 };
 
-/// The name under which a monthly quota is tracked; no rate limit can have it.
-const QUOTA_NAME: &str = "monthly quota";
 /// For how long a counter that no longer counts is kept: a clock may step back.
 const SLACK: Duration = Duration::from_hours(24);
 
@@ -139,13 +137,6 @@ impl Counts {
 
     /// Takes in one stored window; they come oldest first.
     fn restore(&mut self, stored: TrackedWindow) {
-        if stored.limit_name == QUOTA_NAME {
-            // Read twice, where a start takes several tries, it counts once.
-            let month = Timestamp::from_micros(stored.window_start_us);
-            self.months.retain(|(start, _)| *start != month);
-            self.months.push((month, stored.count));
-            return;
-        }
         let length_us = stored.window_end_us - stored.window_start_us;
         let same = |window: &Window| window.length_us == length_us && *window.name == *stored.limit_name;
         let mut counter = SlidingWindow { start_us: stored.window_start_us, current: stored.count, previous: 0 };
@@ -172,7 +163,7 @@ impl Counts {
             window_end_us: end,
             count,
         };
-        let mut rows = Vec::with_capacity(2 * self.windows.len() + self.months.len());
+        let mut rows = Vec::with_capacity(2 * self.windows.len());
         for Window { name, length_us, counter, written } in &mut self.windows {
             let before = counter.start_us - *length_us;
             let was_told_of = written.is_some_and(|(start, _)| start == counter.start_us);
@@ -185,10 +176,6 @@ impl Counts {
                 *written = present;
             }
         }
-        let month = |(start, spent): &(Timestamp, i64)| {
-            row(QUOTA_NAME, start.micros(), start.start_of_next_month().micros(), *spent)
-        };
-        rows.extend(self.months.iter().map(month));
         rows
     }
 }
@@ -253,7 +240,6 @@ mod tests {
         let mut before = Counts::default();
         let counter = SlidingWindow { start_us: 10 * HOUR_US, current: 3, previous: 4 };
         before.windows.push(Window { written: None, ..window(counter) });
-        before.months.push((Timestamp::from_micros(0), 9));
         let mut tracked = before.tracked(&meter);
         tracked.sort_by_key(|window| window.window_start_us);
         let mut after = Counts::default();
@@ -262,7 +248,6 @@ mod tests {
             after.restore(window.clone());
         }
         assert_eq!(after.windows, before.windows);
-        assert_eq!(after.months, before.months);
     }
 
     #[test]

@@ -68,23 +68,32 @@ pub async fn authenticate(
     Ok(caller)
 }
 
-/// The caller's key and its organization; fresh ones come in one read of the database.
+/// The caller's key and its organization; fresh ones come in one read of the database. What is cached counts only while
+/// the feed was heard within the staleness bound, as for the keys that the caller asks about.
 async fn find_caller(
     context: &Context,
     digest: &Digest,
     freshness: Freshness,
 ) -> Result<Option<(Arc<KeyRecord>, Arc<Organization>)>, ServiceError> {
-    match freshness {
-        Freshness::Fresh => {
-            let found = Box::pin(callers::find(context.store.control(), digest)).await?;
-            Ok(found.map(|(key, organization)| (Arc::new(key), Arc::new(organization))))
-        }
-        Freshness::Cached => {
-            let Some(key) = context.records.find_key(digest, freshness).await? else {
-                return Ok(None);
-            };
-            let organization = context.records.find_organization(key.organization_id, freshness).await?;
-            Ok(organization.map(|organization| (key, organization)))
+    let basis = context.feed.basis(freshness);
+    if basis.freshness == Freshness::Cached {
+        let found = find_cached(context, digest).await?;
+        if context.feed.holds(basis) {
+            return Ok(found);
         }
     }
+    context.store.check_there()?;
+    let found = Box::pin(callers::find(context.store.control(), digest)).await?;
+    Ok(found.map(|(key, organization)| (Arc::new(key), Arc::new(organization))))
+}
+
+async fn find_cached(
+    context: &Context,
+    digest: &Digest,
+) -> Result<Option<(Arc<KeyRecord>, Arc<Organization>)>, ServiceError> {
+    let Some(key) = context.records.find_key(digest, Freshness::Cached).await? else {
+        return Ok(None);
+    };
+    let organization = context.records.find_organization(key.organization_id, Freshness::Cached).await?;
+    Ok(organization.map(|organization| (key, organization)))
 }

@@ -7,7 +7,7 @@ use futures_util::future::{join_all, try_join_all};
 
 use super::{
     Context, ServiceError, Verification, Verified, Violation,
-    verify_key::{judge, record, settle},
+    verify_key::{check_still_holds, judge, record, settle},
 };
 
 /// Decides on many presented secrets, in order.
@@ -20,10 +20,11 @@ pub async fn batch_verify_keys(
 ) -> Result<Vec<Verified>, ServiceError> {
     let now = context.clock.now();
     let judged = join_all(verifications.iter().map(|verification| judge(context, verification, now))).await;
-    let judged = all_or_violations(judged)?;
+    let (judged, bases): (Vec<_>, Vec<_>) = all_or_violations(judged)?.into_iter().unzip();
     let settled =
         verifications.iter().zip(judged).map(|(verification, judged)| settle(context, verification, judged, now));
     let verified = try_join_all(settled).await?;
+    bases.into_iter().try_for_each(|basis| check_still_holds(context, basis))?;
     for (verification, verified) in verifications.iter_mut().zip(&verified) {
         record(context, &mut verification.usage, verified, now);
     }

@@ -8,7 +8,7 @@ use crate::{
         Invalid,
         ids::{KeyId, OrganizationId},
     },
-    limits::SpendError,
+    limits::TurnError,
     store::StoreError,
 };
 
@@ -94,6 +94,17 @@ impl ServiceError {
         Self::Unavailable { reason, may_have_happened: false, retry_after: RETRY_AFTER, cause: String::new() }
     }
 
+    /// What an answer would rest on has grown older than the staleness bound before it could be given.
+    #[must_use]
+    pub const fn grown_stale() -> Self {
+        Self::Unavailable {
+            reason: "GROWN_STALE",
+            may_have_happened: true,
+            retry_after: RETRY_AFTER,
+            cause: String::new(),
+        }
+    }
+
     /// The service's own time for the call ran out. A mutation goes on by itself and may come through.
     #[must_use]
     pub const fn timed_out() -> Self {
@@ -125,12 +136,12 @@ impl From<&StoreError> for ServiceError {
     }
 }
 
-impl From<SpendError> for ServiceError {
-    fn from(error: SpendError) -> Self {
+impl From<TurnError> for ServiceError {
+    fn from(error: TurnError) -> Self {
         match error {
-            SpendError::Overloaded => Self::unavailable("OVERLOADED"),
-            SpendError::Store(error) => Self::from(error),
-            SpendError::Abandoned => Self::timed_out(),
+            TurnError::Overloaded => Self::unavailable("OVERLOADED"),
+            TurnError::Store(error) => Self::from(error),
+            TurnError::Abandoned => Self::timed_out(),
         }
     }
 }

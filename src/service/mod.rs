@@ -27,14 +27,17 @@ mod update_organization;
 mod usage_stats;
 mod verify_key;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use tokio_util::task::TaskTracker;
 
 use crate::{
     clock::Clock,
     domain::{audit::Actor, ids::RecordId, page::PageTokens, permission::Caller},
-    limits::{Limiter, Spender},
+    limits::{Limits, Quotas, SharedLimits, Spender},
     store::Store,
     telemetry::Metrics,
     usage::Recorder,
@@ -70,16 +73,21 @@ pub use self::{
 
 /// What the use cases work with: one for the whole process.
 pub struct Context {
+    /// Of this process, anew with each start.
+    pub replica_id: RecordId,
     pub store: Store,
     pub clock: Clock,
     pub records: Arc<Records>,
     pub feed: Arc<Feed>,
-    pub limiter: Limiter,
+    pub limits: Limits,
+    pub quotas: Quotas,
     pub spender: Spender,
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     /// Set once everything that a call needs has been read from the database; until then every call is refused.
     pub page_tokens: OnceLock<PageTokens>,
+    /// Whether this process may have written audit events that are not sealed yet.
+    pub unsealed: AtomicBool,
     /// Mutations and spends of credits under way; a shutdown waits for them.
     pub mutations: TaskTracker,
 }
@@ -106,6 +114,12 @@ impl Context {
         self.page_tokens.get().is_some()
     }
 
+    /// Whether rate limits go on with this replica's share, because the shared counters are away.
+    #[must_use]
+    pub fn limits_are_degraded(&self) -> bool {
+        self.limits.shared().is_some_and(SharedLimits::is_degraded)
+    }
+
     /// The page of metrics. What the parts hold as numbers already is read here, when somebody asks.
     #[must_use]
     pub fn metrics_page(&self) -> String {
@@ -116,7 +130,11 @@ impl Context {
         metrics.state.cache_keys.set(count(keys));
         metrics.state.cache_unknown.set(count(unknown));
         metrics.state.cache_queries.set(count(self.records.queries()));
-        metrics.state.limiter_meters.set(count(self.limiter.len()));
+        metrics.state.limiter_meters.set(count(self.limits.len()));
+        metrics.state.limiter_degraded.set(i64::from(self.limits_are_degraded()));
+        metrics.state.feed_age.set(self.feed.age().as_secs_f64());
+        metrics.state.feed_listening.set(i64::from(self.feed.is_listening()));
+        metrics.state.database_away.set(i64::from(self.store.is_away()));
         let spool = self.recorder.status();
         metrics.state.spool_bytes.set(count(spool.bytes));
         metrics.state.spool_bytes_max.set(count(spool.bytes_max));
@@ -140,7 +158,10 @@ impl Context {
         work: impl Future<Output = Result<T, ServiceError>> + Send + 'static,
     ) -> Result<T, ServiceError> {
         let failed_before = self.store.failed_commits();
-        match self.mutations.spawn(work).await {
+        let store = self.store.clone();
+        let ended = self.mutations.spawn(async move { store.unless_stuck(work).await? }).await;
+        self.unsealed.store(true, Ordering::Release);
+        match ended {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(refusal)) => {
                 self.store.settle(failed_before).await?;

@@ -16,7 +16,7 @@ use crate::{
         time::Timestamp,
     },
     random,
-    store::{Database, audit_events, commit, connect, key_changes, organizations, revocations},
+    store::{Database, audit_events, commit, engine, key_changes, organizations, revocations},
 };
 
 /// Which keys to revoke, and why.
@@ -77,7 +77,7 @@ async fn end(
     // Also of those that are revoked: what made them so may have been SQL that the feed has not brought yet.
     let digests = revocations::list_digests(&transaction, id, owner).await?;
     guards::check_admins_stay(&transaction, id, &ids).await?;
-    connect::announce_bulk(&transaction).await?;
+    engine::announce_bulk(&transaction).await?;
     let by = call.caller.key_id().to_string();
     let revocation = Revocation { time: now, by, reason: revoke.reason, note: revoke.note };
     for chunk in ids.chunks(revocations::ROWS_PER_STATEMENT) {

@@ -22,7 +22,7 @@ use crate::{
         credits::{Balance, Spent},
         key_changes,
     },
-    verify::Freshness,
+    verify::{Basis, Freshness},
 };
 
 /// For how long a caller may reuse an answer that charged nothing: it adds to the time a revocation takes to reach
@@ -65,10 +65,20 @@ pub struct Verified {
 /// `InvalidArgument` for limit names that the key does not have; `Unavailable` where the database cannot say.
 pub async fn verify_key(context: &Context, mut verification: Verification) -> Result<Verified, ServiceError> {
     let now = context.clock.now();
-    let judged = judge(context, &verification, now).await?;
+    let (judged, basis) = judge(context, &verification, now).await?;
     let verified = settle(context, &verification, judged, now).await?;
+    check_still_holds(context, basis)?;
     record(context, &mut verification.usage, &verified, now);
     Ok(verified)
+}
+
+/// The last thing before an answer: what it rests on may have grown too old while something was waited for, or while
+/// the process or its machine stood still. Then nobody knows, though credits may have been spent.
+///
+/// # Errors
+/// `Unavailable` where it has.
+pub(super) fn check_still_holds(context: &Context, basis: Basis) -> Result<(), ServiceError> {
+    if context.feed.holds(basis) { Ok(()) } else { Err(ServiceError::grown_stale()) }
 }
 
 /// What is decided before anything is charged.
@@ -80,7 +90,8 @@ pub(super) enum Judged {
     Chargeable(Arc<KeyRecord>, Arc<Organization>),
 }
 
-/// Looks the key up and decides; nothing is charged yet.
+/// Looks the key up and decides; nothing is charged yet. Gives what the decision rests on: the cache while that is no
+/// older than the staleness bound, or the database.
 ///
 /// # Errors
 /// Those of [`verify_key`].
@@ -88,8 +99,24 @@ pub(super) async fn judge(
     context: &Context,
     verification: &Verification,
     now: Timestamp,
+) -> Result<(Judged, Basis), ServiceError> {
+    let basis = context.feed.basis(freshness(context, verification).await?);
+    let judged = judge_from(context, verification, basis, now).await?;
+    if basis.freshness == Freshness::Fresh || context.feed.holds(basis) {
+        return Ok((judged, basis));
+    }
+    let basis = context.feed.basis(Freshness::Fresh);
+    let judged = Box::pin(judge_from(context, verification, basis, now)).await?;
+    Ok((judged, basis))
+}
+
+async fn judge_from(
+    context: &Context,
+    verification: &Verification,
+    basis: Basis,
+    now: Timestamp,
 ) -> Result<Judged, ServiceError> {
-    let Some((key, organization)) = find(context, verification).await? else {
+    let Some((key, organization)) = find(context, verification, basis.freshness).await? else {
         return Ok(Judged::NotFound);
     };
     if let Err(outcome) = outcome::decide(&key, &organization, &verification.question, now) {
@@ -99,7 +126,7 @@ pub(super) async fn judge(
     Ok(Judged::Chargeable(key, organization))
 }
 
-/// Charges what is to be charged. Limits and quota are charged at the first poll of this future.
+/// Charges what is to be charged. Where one process counts the limits, they are charged at the first poll of this future.
 ///
 /// # Errors
 /// `Unavailable` where it cannot be told whether credits were spent.
@@ -129,11 +156,11 @@ pub(super) fn record(context: &Context, usage: &mut UsageEvent, verified: &Verif
 async fn find(
     context: &Context,
     verification: &Verification,
+    freshness: Freshness,
 ) -> Result<Option<(Arc<KeyRecord>, Arc<Organization>)>, ServiceError> {
     let Some(digest) = &verification.digest else {
         return Ok(None);
     };
-    let freshness = freshness(context, verification).await?;
     let Some(key) = context.records.find_key(digest, freshness).await? else {
         return Ok(None);
     };
@@ -150,6 +177,7 @@ async fn freshness(context: &Context, verification: &Verification) -> Result<Fre
     let Some(wanted) = verification.min_revision.filter(|wanted| *wanted > context.feed.position()) else {
         return Ok(verification.freshness);
     };
+    context.store.check_there()?;
     if Box::pin(key_changes::find_revision(context.store.verify())).await? < wanted {
         return Err(ServiceError::unavailable("REVISION_NOT_REACHED"));
     }
@@ -169,35 +197,40 @@ async fn charge(
     now: Timestamp,
 ) -> Result<Verified, ServiceError> {
     let Verification { limit_names, cost, .. } = verification;
-    let bounded = !key.rate_limits.is_empty() || !organization.rate_limits.is_empty() || organization.monthly_quota > 0;
+    let bounded = !key.rate_limits.is_empty() || !organization.rate_limits.is_empty();
+    let limited = Charge { key: &key, limit_names, organization, cost: *cost, now };
+    let metered = organization.monthly_quota > 0;
+    // What is taken of the quota can be put back, so it comes first; the limits are heard all the same.
+    let in_quota = !metered || Box::pin(context.quotas.take(organization, *cost, now)).await?;
+    let hold = (metered && in_quota).then(|| QuotaHold { context, organization, cost: *cost, now });
     let Charged { denied: refused, statuses } = if bounded {
-        context.limiter.charge(&Charge { key: &key, limit_names, organization, cost: *cost, now })
+        context.limits.charge(&Charge { cost: if in_quota { *cost } else { 0 }, ..limited }).await
     } else {
         Charged { denied: None, statuses: Vec::new() }
     };
+    let refused = refused.or((!in_quota).then_some(Outcome::QuotaExceeded));
     let (holder, expire_time) = (key.credits_id, key.expire_time);
-    let mut verified = Verified { rate_limits: statuses, ..denied(Outcome::Valid, Some(key)) };
+    let mut verified = Verified { rate_limits: statuses, ..denied(Outcome::Valid, Some(key.clone())) };
     if let Some(outcome) = refused {
         verified.outcome = outcome;
         return Ok(verified);
     }
     if let Some(holder) = holder {
-        let hold = QuotaHold { context, organization, cost: *cost, now };
         let (remaining, enough) = Box::pin(spend(context, holder, *cost, now)).await?;
         verified.credits_remaining = remaining;
-        if enough {
-            std::mem::forget(hold);
-        } else {
+        if !enough {
             verified.outcome = Outcome::CreditsExhausted;
+            return Ok(verified);
         }
-    } else if !bounded {
+    } else if !bounded && !metered {
         verified.reuse_for = expire_time.map_or(REUSE_FOR, |end| end.since(now).min(REUSE_FOR));
     }
+    std::mem::forget(hold);
     Ok(verified)
 }
 
-/// Gives the quota back when it is dropped: where credits deny the verification, cannot be told, or the caller hangs
-/// up meanwhile.
+/// Puts back what was taken of the quota when it is dropped: where limits or credits deny the verification, where that
+/// cannot be told, or the caller hangs up meanwhile.
 struct QuotaHold<'a> {
     context: &'a Context,
     organization: &'a Organization,
@@ -207,9 +240,7 @@ struct QuotaHold<'a> {
 
 impl Drop for QuotaHold<'_> {
     fn drop(&mut self) {
-        if self.organization.monthly_quota > 0 {
-            self.context.limiter.refund_quota(self.organization, self.cost, self.now);
-        }
+        self.context.quotas.put_back(self.organization, self.cost, self.now);
     }
 }
 

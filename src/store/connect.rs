@@ -1,4 +1,4 @@
-//! Opening a database, and everything in which the two engines differ.
+//! Opening a database: how the two engines differ in what a connection is. How they differ in SQL is in `engine.rs`.
 //! SQLite: WAL, `synchronous=FULL`, foreign keys, one writer connection and a pool of readers, a library without the
 //! WAL corruption bug fixed in 3.51.3, and a lock file that keeps a second server process out.
 //! PostgreSQL: lazy pools, one for verification, one for the control plane, one for usage.
@@ -8,12 +8,12 @@ use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     str::FromStr as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector, Statement,
-    sea_query::{Func, SimpleExpr},
+    ConnectionTrait, DatabaseConnection, DbBackend, DbErr, SqlxPostgresConnector, SqlxSqliteConnector,
     sqlx::{
         self, Connection as _, Executor as _,
         postgres::{PgConnectOptions, PgPoolOptions},
@@ -22,10 +22,9 @@ use sea_orm::{
 };
 
 use super::{
-    Store, StoreError,
+    Store,
     group_commit::{Begins, Group},
 };
-use crate::domain::ids::OrganizationId;
 
 /// The first SQLite library in which a WAL cannot be corrupted by a checkpoint race (release notes of 3.51.3).
 const SQLITE_VERSION_MIN: [u32; 3] = [3, 51, 3];
@@ -35,12 +34,17 @@ const SQLITE_BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const SQLITE_READERS: u32 = 4;
 /// How long other work waits for a connection.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest statement of anything else, and the longest pause inside a transaction.
+/// The longest statement of anything else.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a statement waits for a row that somebody else holds, and a command for a file.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest pause inside a transaction. A process that stands still holds its locks that long, the change counter's
+/// among them: shorter than others wait for a lock, so that they get through.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection of PostgreSQL that has not been used for so long is asked whether it still is one.
 const POSTGRES_REST: Duration = Duration::from_millis(250);
+/// How long a connection that is there may take to say so.
+const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a command asks for a file that is in use.
 const LOCK_RETRY: Duration = Duration::from_millis(50);
 /// The advisory lock under which migrations run; any number will do that nobody else uses.
@@ -197,6 +201,8 @@ async fn open_sqlite(options: SqliteConnectOptions, verify_timeout: Duration) ->
         group: Some(Group::new(writer.clone())),
         begins: Begins::default(),
         write: writer,
+        listen: None,
+        away: Arc::default(),
     })
 }
 
@@ -206,31 +212,41 @@ fn is_new_enough(version: &str) -> bool {
 }
 
 fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
-    let url = &options.url;
+    let postgres = PgConnectOptions::from_str(&options.url).map_err(ConnectError::Url)?.application_name("keystead");
     let (wait, ask) = (options.verify_timeout * 3 / 4, options.verify_timeout);
     let begins = Begins::default();
-    let pool = |connections_max, wait, ask| postgres_pool(url, connections_max, wait, ask, begins.clone());
-    let verify = pool(options.verify_connections_max, wait, ask)?;
-    let control = pool(options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
-    let usage = pool(options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT)?;
-    let feed = pool(1, ACQUIRE_TIMEOUT, ask)?;
-    Ok(Store { verify, write: control.clone(), control, usage, feed, group: None, begins })
+    let pool = |connections_max, wait, ask| postgres_pool(&postgres, connections_max, wait, ask, begins.clone());
+    let verify = pool(options.verify_connections_max, wait, ask);
+    let control = pool(options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT);
+    let usage = pool(options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT);
+    let feed = pool(1, ACQUIRE_TIMEOUT, ask);
+    Ok(Store {
+        verify,
+        write: control.clone(),
+        control,
+        usage,
+        feed,
+        group: None,
+        begins,
+        listen: Some(postgres),
+        away: Arc::default(),
+    })
 }
 
 /// A mutation runs to its end, so the end has to be bounded: by how long a statement may take, wait for a lock, or
 /// leave its transaction idle.
 fn postgres_pool(
-    url: &str,
+    options: &PgConnectOptions,
     connections_max: u32,
     acquire_timeout: Duration,
     statement_timeout: Duration,
     begins: Begins,
-) -> Result<DatabaseConnection, ConnectError> {
+) -> DatabaseConnection {
     let milliseconds = |timeout: Duration| timeout.as_millis().to_string();
-    let options = PgConnectOptions::from_str(url).map_err(ConnectError::Url)?.application_name("keystead").options([
+    let options = options.clone().options([
         ("statement_timeout", milliseconds(statement_timeout)),
         ("lock_timeout", milliseconds(LOCK_TIMEOUT)),
-        ("idle_in_transaction_session_timeout", milliseconds(STATEMENT_TIMEOUT)),
+        ("idle_in_transaction_session_timeout", milliseconds(IDLE_TIMEOUT)),
     ]);
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)
@@ -238,52 +254,36 @@ fn postgres_pool(
         // sqlx asks the server at every release; what has rested longer may have been cut meanwhile.
         .test_before_acquire(false)
         .before_acquire(|connection, met| {
-            Box::pin(async move { Ok(met.idle_for < POSTGRES_REST || connection.ping().await.is_ok()) })
+            Box::pin(async move {
+                if met.idle_for < POSTGRES_REST || answers(connection.ping()).await {
+                    return Ok(true);
+                }
+                Err(sqlx::Error::WorkerCrashed)
+            })
         })
         .after_release(move |connection, _| {
             let may_be_open = begins.may_be_open();
             Box::pin(async move {
-                if !may_be_open {
-                    return Ok(true);
-                }
                 // A plain ROLLBACK would write a warning to the server's log each time that nothing is open.
-                Ok(connection.execute("BEGIN; ROLLBACK").await.is_ok())
+                let clean = async {
+                    if may_be_open {
+                        connection.execute("BEGIN; ROLLBACK").await.map(|_| ())
+                    } else {
+                        connection.ping().await
+                    }
+                };
+                // An error closes the connection without another word to a peer that may be gone.
+                if answers(clean).await { Ok(true) } else { Err(sqlx::Error::WorkerCrashed) }
             })
         })
         .connect_lazy_with(options);
-    Ok(SqlxPostgresConnector::from_sqlx_postgres_pool(pool))
+    SqlxPostgresConnector::from_sqlx_postgres_pool(pool)
 }
 
-/// Lines up for an organization, first come first served, before its row is locked for this transaction alone or
-/// shared. PostgreSQL lets those who share a row's lock pass whoever waits to have it alone: without this line, keys
-/// that are created without a pause would keep a revocation of all keys waiting for ever.
-///
-/// # Errors
-/// The database's own.
-pub(super) async fn line_up(db: &impl ConnectionTrait, id: OrganizationId, alone: bool) -> Result<(), DbErr> {
-    if db.get_database_backend() == DbBackend::Postgres {
-        let sql = if alone { "SELECT pg_advisory_xact_lock($1)" } else { "SELECT pg_advisory_xact_lock_shared($1)" };
-        let place = [id.spread().cast_signed().into()];
-        db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, place)).await?;
-    }
-    Ok(())
-}
-
-/// Whether a statement may share the organization's row at once: not where somebody has lined up to have it alone.
-pub(super) fn joins_line(id: OrganizationId) -> SimpleExpr {
-    Func::cust("pg_try_advisory_xact_lock_shared").arg(id.spread().cast_signed()).into()
-}
-
-/// Says that this transaction changes many keys in each statement. On PostgreSQL the feed's triggers then run once for
-/// a statement and not once for a row, where each would walk over all versions of the counter before it.
-///
-/// # Errors
-/// The database's own.
-pub async fn announce_bulk(transaction: &impl ConnectionTrait) -> Result<(), StoreError> {
-    if transaction.get_database_backend() == DbBackend::Postgres {
-        transaction.execute_unprepared("SELECT set_config('keystead.bulk', 'on', true)").await?;
-    }
-    Ok(())
+/// Whether a connection answers in a time in which any does that is still there. A peer that went without a word, its
+/// machine off or a router gone, would else keep a place of the pool until TCP gives up, a quarter of an hour later.
+async fn answers<T>(asked: impl Future<Output = Result<T, sqlx::Error>>) -> bool {
+    tokio::time::timeout(PING_TIMEOUT, asked).await.is_ok_and(|answer| answer.is_ok())
 }
 
 /// Takes the lock under which one process at a time migrates, and gives the connection that holds it: run the

@@ -45,6 +45,19 @@ impl StoreError {
         Self::Unavailable { may_have_happened: false, source: DbErr::ConnectionAcquire(ConnAcquireErr::Timeout) }
     }
 
+    /// A question that was not asked, since the database has not answered lately.
+    #[must_use]
+    pub fn away() -> Self {
+        let source = DbErr::Custom("the change feed has found it away".to_owned());
+        Self::Unavailable { may_have_happened: false, source }
+    }
+
+    /// An answer that nothing can rest on.
+    pub(super) fn standby() -> Self {
+        let source = DbErr::Custom("it is a standby, whose state may be old".to_owned());
+        Self::Unavailable { may_have_happened: false, source }
+    }
+
     /// The error and what caused it, for the log. Never `Debug`: PostgreSQL puts whole rows into an error's detail.
     #[must_use]
     pub fn chain(&self) -> String {

@@ -6,7 +6,7 @@
 //! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
 //! Every function takes the connection or transaction it runs on. Must not decide anything: a row that cannot be
 //! read is `StoreError::Corrupt` for that row, and never an answer about another.
-//! Engine differences live in `connect.rs`, but for the error codes, which `error.rs` reads, and for what spares SQLite
+//! Engine differences live in `connect.rs` and, in SQL, in `engine.rs`, but for the error codes, which `error.rs` reads, and for what spares SQLite
 //! commits (`group_commit.rs`) and PostgreSQL round trips (`new_keys.rs`).
 
 pub mod api_keys;
@@ -14,6 +14,7 @@ pub mod audit_events;
 pub mod callers;
 pub mod connect;
 pub mod credits;
+pub mod engine;
 mod entity;
 mod error;
 pub mod expiries;
@@ -24,9 +25,12 @@ pub mod key_counts;
 pub mod key_records;
 pub mod migrate;
 pub mod new_keys;
+mod notices;
 pub mod organizations;
+pub mod quotas;
 pub mod rate_limits;
 pub mod refills;
+pub mod replicas;
 pub mod revocations;
 pub mod rotations;
 mod rows;
@@ -38,12 +42,16 @@ pub mod usage_retention;
 pub mod usage_spools;
 pub mod usage_sums;
 
-use sea_orm::DatabaseConnection;
+use std::{sync::Arc, time::Duration};
+
+use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
+use tokio::sync::watch;
 
 use self::group_commit::{Begins, Group};
 pub use self::{
     error::{Conflict, StoreError},
     group_commit::Transaction,
+    notices::Notices,
 };
 
 /// Whatever a query can run on: a pool, or a transaction.
@@ -61,7 +69,13 @@ pub struct Store {
     /// Where mutations share commits: on SQLite.
     group: Option<Group>,
     begins: Begins,
+    /// Where notifications come from: PostgreSQL.
+    listen: Option<PgConnectOptions>,
+    away: Arc<watch::Sender<bool>>,
 }
+
+/// What does not end so long after the database came back waits on a connection whose other end is gone.
+const STUCK_AFTER: Duration = Duration::from_secs(5);
 
 impl Store {
     /// For the look-ups of verifications.
@@ -76,6 +90,12 @@ impl Store {
         &self.control
     }
 
+    /// For what is written in the background.
+    #[must_use]
+    pub const fn usage(&self) -> &DatabaseConnection {
+        &self.usage
+    }
+
     /// For the change feed: one connection of its own, so that no flood of look-ups delays a revocation.
     #[must_use]
     pub const fn feed(&self) -> &DatabaseConnection {
@@ -88,6 +108,62 @@ impl Store {
         &self.write
     }
 
+    /// Listens for notifications of changes; `None` where the database has none.
+    ///
+    /// # Errors
+    /// Where it cannot be connected to.
+    pub async fn listen(&self) -> Result<Option<Notices>, StoreError> {
+        match &self.listen {
+            Some(options) => Notices::open(options).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the database is shared with other processes.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.group.is_none()
+    }
+
+    /// Notes whether the database is away: then nobody but the feed asks it.
+    pub fn set_away(&self, away: bool) {
+        self.away.send_if_modified(|was| std::mem::replace(was, away) != away);
+    }
+
+    /// Whether the database is away, as far as the feed knows.
+    #[must_use]
+    pub fn is_away(&self) -> bool {
+        *self.away.borrow()
+    }
+
+    /// Refuses at once where the database is away: whoever asked would wait in vain, and all who waited would come
+    /// at once when it is back.
+    ///
+    /// # Errors
+    /// `Unavailable` while it is.
+    pub fn check_there(&self) -> Result<(), StoreError> {
+        if self.is_away() { Err(StoreError::away()) } else { Ok(()) }
+    }
+
+    /// Runs `work`, but gives it up where the database went away and came back meanwhile and `work` did not end soon
+    /// after: TCP alone would take a quarter of an hour to notice that the other end of its connection is gone.
+    ///
+    /// # Errors
+    /// `Unavailable` where it was given up; a write may have happened.
+    pub async fn unless_stuck<T>(&self, work: impl Future<Output = T>) -> Result<T, StoreError> {
+        let mut away = self.away.subscribe();
+        let stuck = async {
+            // The sender is in this store, and so lives on.
+            let _ = away.wait_for(|away| *away).await;
+            let _ = away.wait_for(|away| !*away).await;
+            tokio::time::sleep(STUCK_AFTER).await;
+        };
+        tokio::select! {
+            done = work => Ok(done),
+            () = stuck => Err(StoreError::away().of_commit()),
+        }
+    }
+
     /// Begins a transaction of the control plane; on SQLite one that shares its commit with others.
     ///
     /// The caller must not be cancellable between this and the commit: `service::run_to_end` sees to it.
@@ -95,6 +171,7 @@ impl Store {
     /// # Errors
     /// `Unavailable` where no connection is to be had.
     pub async fn begin(&self) -> Result<Transaction, StoreError> {
+        self.check_there()?;
         match &self.group {
             Some(group) => group.begin().await,
             None => Transaction::begin(&self.write, &self.begins).await,
@@ -106,6 +183,7 @@ impl Store {
     /// # Errors
     /// As [`Store::begin`].
     pub async fn begin_usage(&self) -> Result<Transaction, StoreError> {
+        self.check_there()?;
         Transaction::begin(&self.usage, &self.begins).await
     }
 

@@ -11,7 +11,7 @@ use sea_orm::{
 };
 
 use super::{
-    Store, StoreError, api_keys, audit_events, connect,
+    Store, StoreError, api_keys, audit_events, engine,
     entity::{api_key, organization},
     error::of_write,
 };
@@ -48,7 +48,7 @@ pub async fn insert_at_once(store: &Store, new: &NewRow<'_>) -> Result<bool, Sto
         .and_where(organization::Column::Active.eq(true))
         .and_where(organization::Column::MaxKeys.eq(0_i64))
         .and_where(organization::Column::SecretPrefix.eq(new.secret_prefix.as_str()))
-        .and_where(connect::joins_line(new.key.organization_id))
+        .and_where(engine::joins_line(new.key.organization_id))
         .lock_shared()
         .to_owned();
     let mut issue = insert_where(&api_keys::new_row(new.key, new.digest, new.request_id), open)?;

@@ -11,7 +11,7 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _, LockType},
 };
 
-use super::{StoreError, api_keys::contains, connect, entity::organization as row, entity::organization::Column, rows};
+use super::{StoreError, api_keys::contains, engine, entity::organization as row, entity::organization::Column, rows};
 use crate::domain::{
     ids::{OrganizationId, RecordId},
     organization::{Organization, OrganizationFilter, OrganizationSelector},
@@ -68,7 +68,7 @@ pub async fn find_locked(
     reach: Reach,
     id: OrganizationId,
 ) -> Result<Option<Organization>, StoreError> {
-    connect::line_up(db, id, true).await?;
+    engine::line_up(db, id, true).await?;
     one(db, selected(reach, &OrganizationSelector::Id(id)).lock_exclusive()).await
 }
 
@@ -78,7 +78,7 @@ pub async fn find_shared(
     reach: Reach,
     id: OrganizationId,
 ) -> Result<Option<Organization>, StoreError> {
-    connect::line_up(db, id, false).await?;
+    engine::line_up(db, id, false).await?;
     one(db, selected(reach, &OrganizationSelector::Id(id)).lock_shared()).await
 }
 

@@ -1,15 +1,16 @@
-//! Queries over `rate_limit_tracking`: what limits have counted, written through so that a restart resets nothing.
-//! Must not decide: the counts that decide are in memory, in `src/limits/`.
+//! Queries over `rate_limit_tracking`: what limits have counted, written through so that a restart resets nothing, or,
+//! where replicas share it, the counters themselves. Must not decide: `src/limits/` does. Quotas stand in the same table
+//! and have queries of their own, in `quotas.rs`.
 
 use std::time::Duration;
 
 use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _,
-    sea_query::{Expr, ExprTrait as _, OnConflict, SimpleExpr},
+    sea_query::{Expr, ExprTrait as _, OnConflict, Query, SimpleExpr},
 };
 
-use super::{StoreError, entity::rate_limit_tracking as row, entity::rate_limit_tracking::Column};
+use super::{StoreError, engine, entity::rate_limit_tracking as row, entity::rate_limit_tracking::Column, quotas};
 use crate::domain::{ids::OrganizationId, time::Timestamp};
 
 /// Rows per statement: 5 parameters each, far below both engines' bound.
@@ -29,25 +30,65 @@ pub struct TrackedWindow {
     pub count: i64,
 }
 
+impl From<row::Model> for TrackedWindow {
+    fn from(row: row::Model) -> Self {
+        Self {
+            subject_id: row.subject_id,
+            limit_name: row.limit_name,
+            window_start_us: row.window_start_us,
+            window_end_us: row.window_end_us,
+            count: row.count,
+        }
+    }
+}
+
 /// A window counts until it has ended, and fades out in the one after it.
 fn counts_at(time: Timestamp) -> SimpleExpr {
     let end = || Expr::col(Column::WindowEndUs);
     end().add(end()).sub(Expr::col(Column::WindowStartUs)).gt(time.micros())
 }
 
-/// Every window that still counts at `time`, or did within the last day: a clock may step back.
+/// Every limit's window that still counts at `time`, or did within the last day: a clock may step back.
 pub async fn list_counting_at(db: &impl ConnectionTrait, time: Timestamp) -> Result<Vec<TrackedWindow>, StoreError> {
-    let rows = row::Entity::find().filter(counts_at(time.minus(SLACK))).all(db).await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| TrackedWindow {
-            subject_id: row.subject_id,
-            limit_name: row.limit_name,
-            window_start_us: row.window_start_us,
-            window_end_us: row.window_end_us,
-            count: row.count,
-        })
-        .collect())
+    let rows = row::Entity::find()
+        .filter(counts_at(time.minus(SLACK)))
+        .filter(Column::LimitName.ne(quotas::NAME))
+        .all(db)
+        .await?;
+    Ok(rows.into_iter().map(TrackedWindow::from).collect())
+}
+
+/// The windows of these subjects that still count at `time`.
+pub async fn list_of_subjects(
+    db: &impl ConnectionTrait,
+    subjects: &[String],
+    time: Timestamp,
+) -> Result<Vec<TrackedWindow>, StoreError> {
+    let rows = row::Entity::find()
+        .filter(Column::SubjectId.is_in(subjects))
+        .filter(Column::LimitName.ne(quotas::NAME))
+        .filter(counts_at(time))
+        .all(db)
+        .await?;
+    Ok(rows.into_iter().map(TrackedWindow::from).collect())
+}
+
+/// Lines up for the counters of an organization and of its keys, which one transaction at a time may change.
+///
+/// # Errors
+/// The database's own.
+pub async fn lock_of_organization(transaction: &impl ConnectionTrait, id: OrganizationId) -> Result<(), StoreError> {
+    Ok(engine::lock_counters(transaction, id).await?)
+}
+
+/// The database's own time, which all replicas have in common.
+///
+/// # Errors
+/// The database's own.
+pub async fn find_server_time(db: &impl ConnectionTrait) -> Result<Timestamp, StoreError> {
+    let row = db.query_one(Query::select().expr_as(engine::server_time(db), "now")).await?;
+    let row = row.ok_or_else(|| StoreError::Corrupt("the time".to_owned()))?;
+    Ok(Timestamp::from_micros(row.try_get("", "now")?))
 }
 
 /// Writes the counts of these windows over what stood there.

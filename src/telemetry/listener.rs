@@ -35,8 +35,8 @@ const PLAIN_TYPE: &str = "text/plain; charset=utf-8";
 pub struct Pages {
     /// The page of metrics.
     pub metrics: Box<dyn Fn() -> String + Send + Sync>,
-    /// Whether the service serves: what `/readyz` says.
-    pub ready: Box<dyn Fn() -> bool + Send + Sync>,
+    /// Whether the service serves, and lines of detail: what `/readyz` says.
+    pub ready: Box<dyn Fn() -> (bool, String) + Send + Sync>,
 }
 
 /// Answers until the task is ended.
@@ -78,8 +78,10 @@ fn respond(method: &Method, path: &str, pages: &Pages) -> Response<Full<Bytes>> 
         }
         "/metrics" => (StatusCode::OK, METRICS_TYPE, (pages.metrics)()),
         "/livez" => (StatusCode::OK, PLAIN_TYPE, "alive\n".to_owned()),
-        "/readyz" if (pages.ready)() => (StatusCode::OK, PLAIN_TYPE, "ready\n".to_owned()),
-        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, PLAIN_TYPE, "not ready\n".to_owned()),
+        "/readyz" => match (pages.ready)() {
+            (true, details) => (StatusCode::OK, PLAIN_TYPE, format!("ready\n{details}")),
+            (false, details) => (StatusCode::SERVICE_UNAVAILABLE, PLAIN_TYPE, format!("not ready\n{details}")),
+        },
         _ => (StatusCode::NOT_FOUND, PLAIN_TYPE, "there are /metrics, /livez and /readyz\n".to_owned()),
     };
     let mut response = Response::new(Full::new(Bytes::from(text)));

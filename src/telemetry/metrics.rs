@@ -86,6 +86,11 @@ pub struct State {
     pub cache_unknown: Gauge<i64, AtomicI64>,
     pub cache_queries: Gauge<i64, AtomicI64>,
     pub limiter_meters: Gauge<i64, AtomicI64>,
+    pub limiter_degraded: Gauge<i64, AtomicI64>,
+    pub feed_age: Gauge<f64, AtomicU64>,
+    pub feed_listening: Gauge<i64, AtomicI64>,
+    pub database_away: Gauge<i64, AtomicI64>,
+    pub replicas_live: Gauge<i64, AtomicI64>,
     pub spool_bytes: Gauge<i64, AtomicI64>,
     pub spool_bytes_max: Gauge<i64, AtomicI64>,
     pub spool_segments: Gauge<i64, AtomicI64>,
@@ -186,6 +191,14 @@ impl Metrics {
             ("cache_unknown", "Unknown secrets in the cache", &state.cache_unknown),
             ("cache_queries", "Queries that misses of the cache have made since the start", &state.cache_queries),
             ("limiter_meters", "Keys and organizations whose limits are counted", &state.limiter_meters),
+            (
+                "limiter_degraded",
+                "1 while rate limits go on with this replica's share, else 0",
+                &state.limiter_degraded,
+            ),
+            ("feed_listening", "1 while notifications of changes are listened for, else 0", &state.feed_listening),
+            ("database_away", "1 while the database does not answer the change feed, else 0", &state.database_away),
+            ("replicas_live", "Replicas that gave a sign of life lately, this one included", &state.replicas_live),
             ("usage_spool_bytes", "Usage that waits in the spool for the database", &state.spool_bytes),
             ("usage_spool_bytes_max", "Bound on the usage that waits in the spool", &state.spool_bytes_max),
             ("usage_spool_segments", "Files of usage that wait for the database", &state.spool_segments),
@@ -195,6 +208,12 @@ impl Metrics {
         ] {
             registry.register(name, help, gauge.clone());
         }
+        registry.register_with_unit(
+            "feed_age",
+            "How long ago it was that this process knew of every change",
+            Unit::Seconds,
+            state.feed_age.clone(),
+        );
         registry.register_with_unit(
             "usage_spool_oldest_age",
             "How long the oldest file of usage has waited for the database",

@@ -12,13 +12,15 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use crate::clock::Uptime;
 
 /// Generations; at 100,000 entries one eviction makes about 25 others reload.
 const SLOTS: usize = 4096;
 /// How long after a reload ahead of time was asked for it is asked for again, should it not have come.
-const REFRESH_RETRY_MS: u64 = 1000;
+const REFRESH_RETRY: Duration = Duration::from_secs(1);
 
 /// Something that names a slot.
 pub trait Slot {
@@ -30,7 +32,7 @@ pub trait Slot {
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
     generation: u64,
-    at_ms: u64,
+    at: Uptime,
 }
 
 impl Begun {
@@ -45,7 +47,7 @@ struct Entry<V> {
     value: Arc<V>,
     begun: Begun,
     /// From when on a hit asks for a reload.
-    refresh_at_ms: u64,
+    refresh_at: Uptime,
 }
 
 impl<V> Clone for Entry<V> {
@@ -67,10 +69,7 @@ pub enum Hit<V> {
 pub struct GenerationCache<K, V> {
     entries: quick_cache::sync::Cache<K, Entry<V>>,
     generations: Box<[AtomicU64]>,
-    age_max_ms: u64,
-    refresh_after_ms: u64,
-    /// Ages are counted from here.
-    epoch: Instant,
+    age_max: Duration,
 }
 
 impl<K, V> GenerationCache<K, V>
@@ -80,43 +79,39 @@ where
     /// An empty cache of at most about `entries_max` entries, each served for at most `age_max`; in the
     /// last quarter of it a hit says that the entry is ageing.
     pub fn new(entries_max: u64, age_max: Duration) -> Self {
-        let age_max_ms = u64::try_from(age_max.as_millis()).unwrap_or(u64::MAX);
         Self {
             entries: quick_cache::sync::Cache::new(usize::try_from(entries_max).unwrap_or(usize::MAX)),
             generations: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
-            age_max_ms,
-            refresh_after_ms: age_max_ms / 4 * 3,
-            epoch: Instant::now(),
+            age_max,
         }
     }
 
     /// What is cached, unless it is too old or was evicted since its load began.
-    pub fn get(&self, key: &K) -> Option<Hit<V>> {
+    pub fn get(&self, key: &K, now: Uptime) -> Option<Hit<V>> {
         let entry = self.entries.get(key)?;
-        let now_ms = self.now_ms();
-        let fresh = now_ms - entry.begun.at_ms < self.age_max_ms;
+        let fresh = now.since(entry.begun.at) < self.age_max;
         let current = entry.begun.generation == self.generation(key).load(Ordering::Acquire);
         if !fresh || !current {
             return None;
         }
-        if now_ms < entry.refresh_at_ms {
+        if now < entry.refresh_at {
             return Some(Hit::Fresh(entry.value));
         }
         let value = entry.value.clone();
         // One hit in a while is told. If the entry was evicted meanwhile, its generation keeps it dead.
-        self.entries.insert(*key, Entry { refresh_at_ms: now_ms + REFRESH_RETRY_MS, ..entry });
+        self.entries.insert(*key, Entry { refresh_at: now.plus(REFRESH_RETRY), ..entry });
         Some(Hit::Ageing(value))
     }
 
     /// Call before the database is asked.
-    pub fn begin_load(&self, key: &K) -> Begun {
-        Begun { generation: self.generation(key).load(Ordering::Acquire), at_ms: self.now_ms() }
+    pub fn begin_load(&self, key: &K, now: Uptime) -> Begun {
+        Begun { generation: self.generation(key).load(Ordering::Acquire), at: now }
     }
 
     /// Keeps what a load found.
     pub fn insert(&self, key: K, value: Arc<V>, begun: Begun) {
-        let refresh_at_ms = begun.at_ms.saturating_add(self.refresh_after_ms);
-        self.entries.insert(key, Entry { value, begun, refresh_at_ms });
+        let refresh_at = begun.at.plus(self.age_max / 4 * 3);
+        self.entries.insert(key, Entry { value, begun, refresh_at });
     }
 
     /// Makes everything that was loaded for this key, or is being loaded, as good as absent.
@@ -138,10 +133,6 @@ where
         self.entries.len()
     }
 
-    fn now_ms(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
     #[expect(clippy::indexing_slicing, reason = "the remainder is below the number of slots")]
     fn generation(&self, key: &K) -> &AtomicU64 {
         let slot = usize::try_from(key.slot() % SLOTS as u64).unwrap_or(0);
@@ -152,6 +143,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Uptime = Uptime::from_micros(1_000_000);
 
     impl Slot for u64 {
         fn slot(&self) -> u64 {
@@ -164,7 +157,7 @@ mod tests {
     }
 
     fn served(cache: &GenerationCache<u64, &'static str>, key: u64) -> Option<&'static str> {
-        cache.get(&key).map(|hit| match hit {
+        cache.get(&key, NOW).map(|hit| match hit {
             Hit::Fresh(value) | Hit::Ageing(value) => *value,
         })
     }
@@ -172,11 +165,11 @@ mod tests {
     #[test]
     fn a_load_that_began_before_an_eviction_is_not_served_after_it() {
         let cache = cache(Duration::from_mins(1));
-        let begun = cache.begin_load(&7);
+        let begun = cache.begin_load(&7, NOW);
         cache.evict(&7);
         cache.insert(7, "old".into(), begun);
         assert_eq!(served(&cache, 7), None);
-        let begun = cache.begin_load(&7);
+        let begun = cache.begin_load(&7, NOW);
         cache.insert(7, "new".into(), begun);
         assert_eq!(served(&cache, 7), Some("new"));
     }
@@ -184,11 +177,11 @@ mod tests {
     #[test]
     fn without_the_generation_check_a_load_from_before_an_eviction_would_be_served() {
         let cache = cache(Duration::from_mins(1));
-        let begun = cache.begin_load(&7);
+        let begun = cache.begin_load(&7, NOW);
         cache.evict(&7);
         cache.insert(7, "old".into(), begun);
         // It is there and it is young; nothing but its generation keeps it back.
-        let unchecked = cache.entries.get(&7).filter(|entry| cache.now_ms() - entry.begun.at_ms < cache.age_max_ms);
+        let unchecked = cache.entries.get(&7).filter(|entry| NOW.since(entry.begun.at) < cache.age_max);
         assert_eq!(unchecked.map(|entry| *entry.value), Some("old"));
         assert_eq!(served(&cache, 7), None);
     }
@@ -196,7 +189,7 @@ mod tests {
     #[test]
     fn evicting_everything_reaches_loads_under_way() {
         let cache = cache(Duration::from_mins(1));
-        let begun = cache.begin_load(&1);
+        let begun = cache.begin_load(&1, NOW);
         cache.evict_all();
         cache.insert(1, "old".into(), begun);
         assert_eq!(served(&cache, 1), None);
@@ -205,35 +198,33 @@ mod tests {
     #[test]
     fn an_entry_is_not_served_beyond_its_age() {
         let cache = cache(Duration::ZERO);
-        let begun = cache.begin_load(&1);
+        let begun = cache.begin_load(&1, NOW);
         cache.insert(1, "old".into(), begun);
         assert_eq!(served(&cache, 1), None);
     }
 
     #[test]
     fn one_hit_in_a_while_is_told_that_the_entry_is_ageing() {
-        let mut cache = cache(Duration::from_hours(1));
-        let begun = cache.begin_load(&1);
+        let cache = cache(Duration::from_hours(1));
+        let begun = cache.begin_load(&1, NOW);
         cache.insert(1, "value".into(), begun);
-        assert_eq!(cache.get(&1), Some(Hit::Fresh("value".into())));
-        cache.epoch = cache.epoch.checked_sub(Duration::from_mins(46)).unwrap();
-        assert_eq!(cache.get(&1), Some(Hit::Ageing("value".into())));
-        assert_eq!(cache.get(&1), Some(Hit::Fresh("value".into())), "a reload is under way");
-        cache.epoch = cache.epoch.checked_sub(Duration::from_secs(2)).unwrap();
-        assert_eq!(cache.get(&1), Some(Hit::Ageing("value".into())), "which has not come");
-        cache.epoch = cache.epoch.checked_sub(Duration::from_mins(15)).unwrap();
-        assert_eq!(cache.get(&1), None);
+        let get = |after| cache.get(&1, NOW.plus(after));
+        assert_eq!(get(Duration::ZERO), Some(Hit::Fresh("value".into())));
+        let late = Duration::from_mins(46);
+        assert_eq!(get(late), Some(Hit::Ageing("value".into())));
+        assert_eq!(get(late), Some(Hit::Fresh("value".into())), "a reload is under way");
+        assert_eq!(get(late + Duration::from_secs(2)), Some(Hit::Ageing("value".into())), "which has not come");
+        assert_eq!(get(Duration::from_hours(1)), None);
     }
 
     #[test]
     fn an_entry_that_is_evicted_while_it_ages_stays_dead() {
-        let mut cache = cache(Duration::from_hours(1));
-        let begun = cache.begin_load(&1);
+        let cache = cache(Duration::from_hours(1));
+        let begun = cache.begin_load(&1, NOW);
         cache.insert(1, "value".into(), begun);
         let entry = cache.entries.get(&1).unwrap();
-        cache.epoch = cache.epoch.checked_sub(Duration::from_mins(46)).unwrap();
         cache.evict(&1);
         cache.entries.insert(1, entry);
-        assert_eq!(cache.get(&1), None);
+        assert_eq!(cache.get(&1, NOW.plus(Duration::from_mins(46))), None);
     }
 }

@@ -1,20 +1,46 @@
-//! The follower of the change feed: polls `key_changes` each second and evicts what changed, so that a change made
-//! elsewhere, by SQL too, is seen within about a second. Changes made by this process evict at once, without it.
-//! Invariant: the position moves past a change only after its eviction; a gap in the revisions empties the cache.
+//! The follower of the change feed: evicts what changed, so that a change made elsewhere, by SQL too, is seen here, and
+//! knows how old that knowledge is. A poll each second is the guarantee; notifications only make it come sooner.
+//! Invariants: the position moves past a change only after its eviction; a gap, another epoch, or another change at the
+//! position than the one that was seen there empties the cache; and the feed was "heard" at the moment when a poll that
+//! succeeded BEGAN, since what was committed later it need not have seen. It also tells the store whether the database
+//! is away, so that one task asks for it and nobody else queues up.
 
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use super::Records;
-use crate::store::{Store, StoreError, key_changes};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{Freshness, Records};
+use crate::{
+    clock::Uptime,
+    random,
+    store::{
+        Store, StoreError,
+        key_changes::{self, Head, Trace},
+    },
+};
 
 /// How often the feed is polled.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The longest that one poll may take. A database that is slower than this is as good as away.
+const POLL_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause after the first poll that failed; after later ones it is the interval, give or take half of it.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// So many polls have to fail in a row before the database counts as away.
+const FAILURES: u32 = 2;
+/// The pause between a notification and the poll that it wakes: many changes then cost few polls.
+const WAKE_PAUSE: Duration = Duration::from_millis(5);
+/// So many polls may find changes that no notification told of before the listener counts as lost.
+const UNTOLD_MAX: u32 = 3;
 /// The position of a follower that has not heard anything yet.
 const UNHEARD: i64 = -1;
 
@@ -22,14 +48,49 @@ const UNHEARD: i64 = -1;
 pub struct Feed {
     store: Store,
     records: Arc<Records>,
+    /// For how long what was heard holds.
+    staleness_bound: Duration,
     position: AtomicI64,
+    history: Mutex<History>,
+    heard_us: AtomicU64,
+    failures: AtomicU32,
+    /// Of the present listener.
+    listening: Mutex<Arc<AtomicBool>>,
+    wake: Arc<Notify>,
+}
+
+/// Which of all possible histories the position is in.
+#[derive(Clone, PartialEq, Eq)]
+struct History {
+    epoch: String,
+    /// The change at the position.
+    trace: Option<Trace>,
+}
+
+/// What an answer rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Basis {
+    /// Where the answer may come from.
+    pub freshness: Freshness,
+    /// It knows of everything that had been committed by then.
+    as_of: Uptime,
 }
 
 impl Feed {
-    /// A follower that has not heard anything yet.
+    /// A follower that has not heard anything yet. What it hears holds for `staleness_bound`.
     #[must_use]
-    pub const fn new(store: Store, records: Arc<Records>) -> Self {
-        Self { store, records, position: AtomicI64::new(UNHEARD) }
+    pub fn new(store: Store, records: Arc<Records>, staleness_bound: Duration) -> Self {
+        Self {
+            store,
+            records,
+            staleness_bound,
+            position: AtomicI64::new(UNHEARD),
+            history: Mutex::new(History { epoch: String::new(), trace: None }),
+            heard_us: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            listening: Mutex::default(),
+            wake: Arc::default(),
+        }
     }
 
     /// The revision up to which every change has been evicted; -1 before the first poll.
@@ -38,52 +99,168 @@ impl Feed {
         self.position.load(Ordering::Acquire)
     }
 
-    /// Reads what is new and evicts it.
+    /// How long ago it was that every change committed until then was known here.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Uptime::now().since(self.heard())
+    }
+
+    /// Whether notifications of changes are listened for.
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.listening.lock().unwrap_or_else(PoisonError::into_inner).load(Ordering::Relaxed)
+    }
+
+    fn heard(&self) -> Uptime {
+        Uptime::from_micros(self.heard_us.load(Ordering::Acquire))
+    }
+
+    /// What an answer that is wanted `freshness` can rest on now: the cache only while the feed was heard within the
+    /// staleness bound. Call it before the look-up, and [`Feed::holds`] with it just before answering.
+    #[must_use]
+    pub fn basis(&self, freshness: Freshness) -> Basis {
+        let (now, heard) = (Uptime::now(), self.heard());
+        if freshness == Freshness::Cached && now.since(heard) <= self.staleness_bound {
+            Basis { freshness, as_of: heard }
+        } else {
+            Basis { freshness: Freshness::Fresh, as_of: now }
+        }
+    }
+
+    /// Whether an answer that rests on this may still be given.
+    #[must_use]
+    pub fn holds(&self, basis: Basis) -> bool {
+        Uptime::now().since(basis.as_of) <= self.staleness_bound
+    }
+
+    /// Reads what is new and evicts it; gives how many changes there were.
     ///
     /// # Errors
     /// Where the database cannot say; the position stays where it was.
-    pub async fn poll(&self) -> Result<(), StoreError> {
+    pub async fn poll(&self) -> Result<usize, StoreError> {
+        let began = Uptime::now();
         let position = self.position();
-        let reached = key_changes::find_revision(self.store.feed()).await?;
-        if position == UNHEARD || reached < position {
-            // The first poll, or a database that was put back to an earlier state: nothing cached can be trusted.
+        let head = key_changes::find_head(self.store.feed(), position).await?;
+        let told = if position == UNHEARD || !self.goes_on(position, &head) {
+            // The first poll, or a database that was put back to another state: nothing cached can be trusted.
             self.records.evict_all();
-            self.position.store(reached, Ordering::Release);
-            return Ok(());
-        }
-        let mut position = position;
-        while position < reached {
-            let changes = key_changes::list_after(self.store.feed(), position).await?;
-            if changes.is_empty() {
-                self.records.evict_all();
-                position = reached;
-            }
-            for change in &changes {
-                if change.revision != position + 1 {
-                    self.records.evict_all();
-                }
-                self.records.evict_changed(&change.what);
-                position = change.revision;
-            }
-            self.position.store(position, Ordering::Release);
-        }
-        Ok(())
+            self.move_to(head.revision, History { epoch: head.epoch, trace: head.trace });
+            0
+        } else {
+            self.catch_up(position, head).await?
+        };
+        self.heard_us.store(began.micros(), Ordering::Release);
+        Ok(told)
     }
 
-    /// Polls for ever. A poll that fails is logged once, until one succeeds again.
-    pub async fn follow(&self) {
-        let mut failing = false;
-        let mut ticks = tokio::time::interval(POLL_INTERVAL);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            ticks.tick().await;
-            let result = self.poll().await;
-            match &result {
-                Ok(()) if failing => tracing::info!("the change feed answers again"),
-                Err(error) if !failing => tracing::error!(error = error.chain(), "the change feed cannot be read"),
-                Ok(()) | Err(_) => {}
+    /// Whether the database is still in the history that this follower knows.
+    fn goes_on(&self, position: i64, head: &Head) -> bool {
+        let known = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        head.revision >= position && head.epoch == known.epoch && head.asked == known.trace
+    }
+
+    async fn catch_up(&self, mut position: i64, head: Head) -> Result<usize, StoreError> {
+        let mut told = 0;
+        while position < head.revision {
+            let changes = key_changes::list_after(self.store.feed(), position).await?;
+            let Some(last) = changes.last() else {
+                self.records.evict_all();
+                self.move_to(head.revision, History { epoch: head.epoch.clone(), trace: head.trace.clone() });
+                return Ok(told);
+            };
+            let gap = changes.iter().zip(position + 1..).any(|(change, next)| change.revision != next);
+            if gap {
+                self.records.evict_all();
             }
-            failing = result.is_err();
+            for change in &changes {
+                self.records.evict_changed(&change.what);
+            }
+            told += changes.len();
+            position = last.revision;
+            self.move_to(position, History { epoch: head.epoch.clone(), trace: Some(last.trace.clone()) });
         }
+        Ok(told)
+    }
+
+    fn move_to(&self, position: i64, history: History) {
+        *self.history.lock().unwrap_or_else(PoisonError::into_inner) = history;
+        self.position.store(position, Ordering::Release);
+    }
+
+    /// Polls for ever, each second or when a notification comes. A poll that fails is logged once, until one succeeds
+    /// again.
+    pub async fn follow(&self) {
+        let mut listener = self.listen();
+        let (mut untold, mut woken) = (0, false);
+        loop {
+            let result = timeout(POLL_TIMEOUT, self.poll()).await.unwrap_or_else(|_| Err(StoreError::timed_out()));
+            self.note(result.as_ref().err());
+            untold = match result {
+                Ok(told) if told > 0 && !woken && self.is_listening() => untold + 1,
+                Ok(told) if told > 0 => 0,
+                Ok(_) | Err(_) => untold,
+            };
+            if untold > UNTOLD_MAX {
+                tracing::warn!("notifications of changes do not come; they are listened for anew");
+                drop(std::mem::replace(&mut listener, self.listen()));
+                untold = 0;
+            }
+            tokio::select! {
+                () = sleep(self.pause()) => woken = false,
+                () = self.wake.notified() => {
+                    woken = true;
+                    sleep(WAKE_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn note(&self, error: Option<&StoreError>) {
+        let failures = match error {
+            Some(_) => self.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1),
+            None => self.failures.swap(0, Ordering::AcqRel),
+        };
+        match error {
+            Some(error) if failures == 1 => {
+                tracing::error!(error = error.chain(), "the change feed cannot be read");
+            }
+            None if failures > 0 => tracing::info!("the change feed answers again"),
+            Some(_) | None => {}
+        }
+        self.store.set_away(error.is_some() && failures >= FAILURES);
+    }
+
+    fn pause(&self) -> Duration {
+        match self.failures.load(Ordering::Acquire) {
+            0 => POLL_INTERVAL,
+            1 => RETRY_PAUSE,
+            _ => POLL_INTERVAL / 2 + random::jitter(POLL_INTERVAL),
+        }
+    }
+
+    /// Listens for notifications, where the database has such, until what this gives is dropped.
+    fn listen(&self) -> AbortOnDropHandle<()> {
+        let (store, wake, listening) = (self.store.clone(), self.wake.clone(), Arc::new(AtomicBool::new(false)));
+        *self.listening.lock().unwrap_or_else(PoisonError::into_inner) = listening.clone();
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            loop {
+                match store.listen().await {
+                    Ok(Some(mut notices)) => {
+                        listening.store(true, Ordering::Relaxed);
+                        tracing::debug!("notifications of changes are listened for");
+                        // What was committed until now was told to nobody.
+                        wake.notify_one();
+                        while notices.next().await.is_ok() {
+                            wake.notify_one();
+                        }
+                        listening.store(false, Ordering::Relaxed);
+                        tracing::warn!("the listener of changes was lost; the poll of each second goes on without it");
+                    }
+                    Ok(None) => return,
+                    Err(error) => tracing::debug!(error = error.chain(), "changes cannot be listened for"),
+                }
+                sleep(POLL_INTERVAL / 2 + random::jitter(POLL_INTERVAL)).await;
+            }
+        }))
     }
 }

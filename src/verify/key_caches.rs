@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use super::cache::{Begun, GenerationCache, Hit, Slot};
-use crate::domain::{digest::Digest, record::KeyRecord};
+use crate::{
+    clock::Uptime,
+    domain::{digest::Digest, record::KeyRecord},
+};
 
 /// The bounds of the caches, and of what fills them.
 #[derive(Debug, Clone, Copy)]
@@ -67,15 +70,17 @@ impl KeyCaches {
 
     /// What is known; `None` where only the database can say.
     pub fn get(&self, digest: &Digest) -> Option<Cached> {
-        if let Some(hit) = self.keys.get(digest) {
+        let now = Uptime::now();
+        if let Some(hit) = self.keys.get(digest, now) {
             return Some(Cached::Key(hit));
         }
-        self.unknown.get(digest).map(|_| Cached::Unknown)
+        self.unknown.get(digest, now).map(|_| Cached::Unknown)
     }
 
     /// Call before the database is asked.
     pub fn begin_load(&self, digest: &Digest) -> KeyLoad {
-        (self.keys.begin_load(digest), self.unknown.begin_load(digest))
+        let now = Uptime::now();
+        (self.keys.begin_load(digest, now), self.unknown.begin_load(digest, now))
     }
 
     /// Keeps a key that was found.

@@ -77,6 +77,7 @@ impl Loader {
     /// # Errors
     /// `Overloaded` where too many wait already; `Corrupt` for this key's row; or the database's own.
     pub async fn find(&self, digest: Digest) -> Answer {
+        self.store.check_there()?;
         let (answer, answered) = oneshot::channel();
         self.enqueue(Waiting { digest, answer: Some(answer) })?;
         // Nobody answers only where the lane panicked.

@@ -9,7 +9,7 @@ mod organizations;
 mod records;
 
 pub use self::{
-    feed::Feed,
+    feed::{Basis, Feed},
     key_caches::CacheLimits,
     records::{Freshness, Records},
 };

@@ -12,6 +12,7 @@ use super::{
     key_caches::CacheLimits,
 };
 use crate::{
+    clock::Uptime,
     domain::{ids::OrganizationId, organization::Organization, permission::Reach},
     store::{Database, Store, StoreError, organizations},
 };
@@ -66,7 +67,7 @@ impl Organizations {
     /// # Errors
     /// Where the database cannot say.
     pub async fn find(self: &Arc<Self>, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
-        match self.cache.get(&id) {
+        match self.cache.get(&id, Uptime::now()) {
             Some(Hit::Fresh(organization)) => Ok(Some(organization)),
             Some(Hit::Ageing(organization)) => {
                 let own = self.clone();
@@ -79,7 +80,8 @@ impl Organizations {
     }
 
     async fn load(&self, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
-        let begun = self.cache.begin_load(&id);
+        self.store.check_there()?;
+        let begun = self.cache.begin_load(&id, Uptime::now());
         let name = (id, begun.generation());
         let flight = self.flights.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
         let seat = Seat { flights: &self.flights, name, flight };

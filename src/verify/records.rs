@@ -80,7 +80,10 @@ impl Records {
     ) -> Result<Option<Arc<Organization>>, StoreError> {
         match freshness {
             Freshness::Cached => self.organizations.find(id).await,
-            Freshness::Fresh => Box::pin(organizations::read(self.store.verify(), id)).await,
+            Freshness::Fresh => {
+                self.store.check_there()?;
+                Box::pin(organizations::read(self.store.verify(), id)).await
+            }
         }
     }
 

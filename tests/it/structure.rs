@@ -26,8 +26,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("random", &[]),
     ("proto", &[]),
     ("store", &["domain"]),
-    ("verify", &["domain", "store"]),
-    ("limits", &["domain", "store"]),
+    ("verify", &["domain", "store", "clock", "random"]),
+    ("limits", &["domain", "store", "clock", "random", "config"]),
     ("usage", &["domain", "store", "random"]),
     // Counts what happens.
     ("service", &["domain", "store", "verify", "limits", "usage", "telemetry", "clock", "random"]),

@@ -9,6 +9,7 @@ pub mod job_lease;
 pub mod key_change;
 pub mod organization;
 pub mod rate_limit_tracking;
+pub mod replica;
 pub mod service_state;
 pub mod usage_consumer;
 pub mod usage_error;

@@ -3,13 +3,16 @@
 //! SQL run here goes through a connection of its own, as an operator's shell would, past the service.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
 use tempfile::TempDir;
 
 use super::postgres::postgres;
+use super::proxy::Proxy;
 
 /// The databases that Keystead runs on. Every test of the store and of the service names both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct TestDatabase {
     name: String,
     /// A folder of this test's own; on SQLite it holds the database file.
     folder: TempDir,
+    /// How many servers were given a spool of their own.
+    spools: AtomicU32,
     /// The secret that `keystead init` printed, once it has run on this database.
     admin_secret: Mutex<Option<String>>,
 }
@@ -42,7 +47,20 @@ impl TestDatabase {
             }
             Engine::Postgres => postgres().create_database().await,
         };
-        Self { engine, url, name, folder, admin_secret: Mutex::new(None) }
+        Self { engine, url, name, folder, spools: AtomicU32::new(0), admin_secret: Mutex::new(None) }
+    }
+
+    /// Where PostgreSQL listens, for a proxy before it.
+    pub fn address(&self) -> SocketAddr {
+        self.require_postgres();
+        postgres().address()
+    }
+
+    /// What `--database-url` takes for the same database through a proxy to `address`.
+    pub fn url_through(&self, proxy: &Proxy) -> String {
+        let own = format!("@{}/", self.address());
+        assert!(self.url.contains(&own), "the database's URL names its address");
+        self.url.replace(&own, &format!("@{}/", proxy.address()))
     }
 
     /// A folder that lives as long as the database, for what else a test writes.
@@ -53,6 +71,15 @@ impl TestDatabase {
     /// The folder in which servers of this database keep usage that waits: on SQLite where they would by themselves.
     pub fn spool(&self) -> PathBuf {
         self.folder.path().join("keystead.db-spool")
+    }
+
+    /// A folder for a further server of this database, which it does not share.
+    pub(super) fn new_spool(&self) -> PathBuf {
+        self.further_spools().join(self.spools.fetch_add(1, Ordering::Relaxed).to_string())
+    }
+
+    fn further_spools(&self) -> PathBuf {
+        self.folder.path().join("spools")
     }
 
     /// Runs statements past the service and returns how many rows they changed.
@@ -90,7 +117,7 @@ impl TestDatabase {
         Blocked(connection)
     }
 
-    /// Every byte of the database's files, write-ahead log and usage spool included, for finding what must not be
+    /// Every byte of the database's files, write-ahead log and usage spools included, for finding what must not be
     /// there.
     pub async fn bytes_at_rest(&self) -> Vec<u8> {
         let mut folders = match self.engine {
@@ -98,6 +125,7 @@ impl TestDatabase {
             Engine::Postgres => postgres().files_of(&self.name).await,
         };
         folders.extend(folders_below(&self.spool()));
+        folders.extend(folders_below(&self.further_spools()));
         let mut bytes = Vec::new();
         for folder in folders {
             for file in files_in(&folder) {
@@ -133,7 +161,7 @@ impl TestDatabase {
     }
 
     fn require_postgres(&self) {
-        assert_eq!(self.engine, Engine::Postgres, "a file cannot be cut off");
+        assert_eq!(self.engine, Engine::Postgres, "a file has no server");
     }
 
     async fn query(&self, sql: &str) -> QueryResult {

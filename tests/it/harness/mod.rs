@@ -1,10 +1,14 @@
 //! What the tests stand on. Everything here is real: the built binary, real databases, a real channel.
 //! No test sleeps; it waits on a condition with `wait_until`, which is bounded and says what it waited for.
 //!
-//! - `tools`: finds the programs that the tests need (PostgreSQL's, grpcurl, Python).
+//! - `tools`: finds the programs that the tests need (PostgreSQL's, Redis, libfaketime, grpcurl, Python).
 //! - `postgres`: one PostgreSQL server for the test process, gone when the process is.
 //! - `database`: a database per test on either engine; `store_test!` runs a test on both.
-//! - `server`: runs the `keystead` binary, and stops, kills and restarts it.
+//! - `redis`: one Redis for the test process, Redis servers that a test may kill, and a cluster.
+//! - `server`: runs the `keystead` binary, and stops, kills and restarts it; `output` is what it printed.
+//! - `proxy`: a network between a server and its database or Redis, with the faults of one.
+//! - `clock`: moves the wall clock under a server.
+//! - `signals`: halts a process and lets it go on.
 //! - `calls`: generated clients of a server, with the caller's secret, and the commonest calls.
 //! - `rpcs`: every rpc of the contract by enumeration, and calls by bytes.
 //! - `samples`: ready-made organizations and keys, for tests that call the store itself.
@@ -12,19 +16,27 @@
 
 mod calls;
 pub mod cli;
+pub mod clock;
 mod database;
+mod output;
 mod postgres;
+pub mod proxy;
+pub mod redis;
 pub mod rpcs;
 pub mod samples;
 mod server;
+mod signals;
 pub mod tools;
 
 use std::time::Duration;
 
+pub use self::redis::{OwnRedis, RedisCluster, redis};
 pub use calls::{Authorized, create_key, create_organization, expect_error, verify};
+pub use clock::FakeClock;
 pub(crate) use database::store_test;
 pub use database::{Engine, TestDatabase};
-pub use server::{Server, keystead_command};
+pub use proxy::{Fault, Proxy};
+pub use server::{Server, Setup, keystead_command};
 
 /// How long a condition may take to come true, on a machine that is busy with other tests.
 const PATIENCE: Duration = Duration::from_mins(1);

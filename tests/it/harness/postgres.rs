@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,11 @@ pub fn postgres() -> &'static Postgres {
 }
 
 impl Postgres {
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
     /// Creates an empty database owned by a role of its own, and returns its name and URL.
     pub async fn create_database(&self) -> (String, String) {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));

@@ -1,12 +1,10 @@
 //! Runs the real `keystead` binary on a free port, and ends it in each way that a machine may: SIGTERM,
-//! `kill -9`, or the end of the test. Keeps every byte that it printed, over restarts too.
+//! `kill -9`, or the end of the test. Several servers of one database are replicas, each with a `Setup` of its own.
 //! Invariant: a server is ended by the id that this file was given for it, and never outlives its test.
 
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -15,7 +13,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{TestDatabase, wait_until};
+use super::output::Output;
+use super::{TestDatabase, clock, signals, wait_until};
 
 /// Longer than any call's own deadline: a call that is never answered fails its test.
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
@@ -28,10 +27,24 @@ pub fn keystead_command(database: &TestDatabase) -> Command {
     command
 }
 
+/// What sets one server of a database apart from another.
+#[derive(Default)]
+pub struct Setup {
+    /// What it connects to, such as a proxy before the database; otherwise the database itself.
+    pub database_url: Option<String>,
+    /// Variables besides those that every server gets, which they override.
+    pub environment: Vec<(String, String)>,
+    /// Arguments after `serve`.
+    pub arguments: Vec<String>,
+    /// Where usage waits; otherwise in a folder of this server's own.
+    pub spool: Option<PathBuf>,
+}
+
 /// A `keystead serve` on a test's database.
 pub struct Server {
     database_url: String,
     spool: PathBuf,
+    environment: Vec<(String, String)>,
     arguments: Vec<String>,
     admin_secret: String,
     process: Option<Process>,
@@ -56,11 +69,26 @@ impl Server {
 
     /// As `start`, without waiting: for a server that is expected to refuse, or to be not ready yet.
     pub fn launch(database: &TestDatabase, arguments: &[&str]) -> Self {
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        Self::launch_with(database, Setup { arguments, spool: Some(database.spool()), ..Setup::default() })
+    }
+
+    /// As `start`, for one of several servers of a database. `keystead init` goes to the database itself, whatever
+    /// the server connects to.
+    pub async fn start_with(database: &TestDatabase, setup: Setup) -> Self {
+        let mut server = Self::launch_with(database, setup);
+        server.wait_until_serving().await;
+        server
+    }
+
+    /// As `start_with`, without waiting.
+    pub fn launch_with(database: &TestDatabase, setup: Setup) -> Self {
         let admin_secret = database.admin_secret().unwrap_or_else(|| initialise(database));
         let mut server = Self {
-            database_url: database.url.clone(),
-            spool: database.spool(),
-            arguments: arguments.iter().map(ToString::to_string).collect(),
+            database_url: setup.database_url.unwrap_or_else(|| database.url.clone()),
+            spool: setup.spool.unwrap_or_else(|| database.new_spool()),
+            environment: setup.environment,
+            arguments: setup.arguments,
             admin_secret,
             process: None,
             output: Output::default(),
@@ -89,15 +117,23 @@ impl Server {
         process.child.kill().expect("SIGKILL is sent");
         process.child.wait().expect("the process ends");
         process.join_readers();
+        clock::remove_traces(process.child.id());
+    }
+
+    /// Halts the process: it keeps its connections and does nothing.
+    pub fn sigstop(&self) {
+        signals::halt(&self.running().child);
+    }
+
+    /// Lets a halted process go on.
+    pub fn sigcont(&self) {
+        signals::go_on(&self.running().child);
     }
 
     /// Asks the process to end. It drains; `wait_exit` waits for that.
     pub fn sigterm(&self) {
-        let process = self.process.as_ref().expect("a running server");
-        let kill = Command::new("sh")
-            .args(["-c", "kill -TERM \"$0\"", &process.child.id().to_string()])
-            .status()
-            .expect("sh runs");
+        let kill =
+            Command::new("sh").args(["-c", "kill -TERM \"$0\"", &self.pid().to_string()]).status().expect("sh runs");
         assert!(kill.success(), "SIGTERM could not be sent");
     }
 
@@ -117,7 +153,7 @@ impl Server {
 
     /// The process's id.
     pub fn pid(&self) -> u32 {
-        self.process.as_ref().expect("a running server").child.id()
+        self.running().child.id()
     }
 
     /// Where it listens.
@@ -147,7 +183,7 @@ impl Server {
 
     /// What the process printed on both of its outputs, over all restarts.
     pub fn logs(&self) -> Vec<u8> {
-        self.output.printed().bytes.clone()
+        self.output.bytes()
     }
 
     /// The same as text.
@@ -188,6 +224,10 @@ impl Server {
         self.channel = Some(connect(address));
     }
 
+    fn running(&self) -> &Process {
+        self.process.as_ref().expect("a running server")
+    }
+
     fn spawn(&mut self) {
         assert!(self.process.is_none(), "one process at a time");
         self.address = None;
@@ -198,6 +238,7 @@ impl Server {
         command.env("KEYSTEAD_USAGE_SPOOL", &self.spool);
         // Many servers share few cores here; tests about time set their own with a flag.
         command.env("KEYSTEAD_VERIFY_TIMEOUT_MS", "8000");
+        command.envs(self.environment.clone());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("keystead runs");
         let readers = vec![
@@ -214,6 +255,7 @@ impl Drop for Server {
             // Nothing is left to do where it has ended already.
             let _ = process.child.kill();
             let _ = process.child.wait();
+            clock::remove_traces(process.child.id());
         }
         if std::thread::panicking() {
             eprintln!("--- what keystead printed ---\n{}", self.log_text());
@@ -227,59 +269,6 @@ impl Process {
         for reader in self.readers.drain(..) {
             reader.join().expect("a reader does not panic");
         }
-    }
-}
-
-/// What the processes of one server printed.
-#[derive(Clone, Default)]
-struct Output(Arc<Mutex<Printed>>);
-
-#[derive(Default)]
-struct Printed {
-    bytes: Vec<u8>,
-    /// Where the present process's part begins.
-    present: usize,
-}
-
-impl Output {
-    fn printed(&self) -> MutexGuard<'_, Printed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.printed().bytes).into_owned()
-    }
-
-    fn begin_process(&self) {
-        let mut printed = self.printed();
-        printed.present = printed.bytes.len();
-    }
-
-    /// The address in the line `listening ... address=127.0.0.1:PORT` of the present process.
-    fn listening_address(&self) -> Option<SocketAddr> {
-        self.address_after("listening", "address")
-    }
-
-    /// The address in the present process's line that holds both words.
-    fn address_after(&self, line: &str, field: &str) -> Option<SocketAddr> {
-        let printed = self.printed();
-        let text = String::from_utf8_lossy(&printed.bytes[printed.present..]);
-        let line = text.lines().find(|printed| printed.contains(line) && printed.contains(field))?;
-        let address = &line[line.find("127.0.0.1:")?..];
-        let end = address.find(|letter: char| !matches!(letter, '0'..='9' | '.' | ':'));
-        address[..end.unwrap_or(address.len())].parse().ok()
-    }
-
-    /// Copies a stream, whole lines at a time so that two streams do not cut into each other's.
-    fn read_from(&self, stream: impl Read + Send + 'static) -> JoinHandle<()> {
-        let output = self.clone();
-        std::thread::spawn(move || {
-            let mut stream = BufReader::new(stream);
-            let mut line = Vec::new();
-            while stream.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-                output.printed().bytes.append(&mut line);
-            }
-        })
     }
 }
 

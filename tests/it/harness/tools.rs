@@ -1,4 +1,5 @@
-//! Finds the programs that the tests need and did not build: PostgreSQL's, grpcurl, Python with grpcio.
+//! Finds the programs that the tests need and did not build: PostgreSQL's, Redis, libfaketime, grpcurl, Python with
+//! grpcio.
 //! `tests/run` installs them and says where they are through the environment; without it the usual
 //! places are searched. A program that is not there fails the test with words on what to do.
 //! Invariant: with CI=true no client is ever left out.
@@ -24,6 +25,36 @@ pub fn postgres_folder() -> PathBuf {
                  or name their folder in KEYSTEAD_TEST_POSTGRES_BIN."
             )
         })
+}
+
+/// The program `redis-server`.
+pub fn redis_server() -> PathBuf {
+    let named = env::var_os("KEYSTEAD_TEST_REDIS_SERVER").map(PathBuf::from);
+    let on_path = search_path().into_iter().map(|folder| folder.join("redis-server"));
+    named.into_iter().chain(on_path).find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!(
+            "The program redis-server (Redis 7.0 or newer) was not found. Run the tests with ./tests/run, which \
+             installs it; or install it by hand (Debian, Ubuntu: redis-server; Fedora, Alpine: redis; macOS: brew \
+             install redis) or name it in KEYSTEAD_TEST_REDIS_SERVER."
+        )
+    })
+}
+
+/// The library that the program `faketime` loads, best the one for programs with several threads.
+pub fn faketime() -> PathBuf {
+    let named = env::var_os("KEYSTEAD_TEST_FAKETIME").map(PathBuf::from);
+    // Debian has a folder for each architecture.
+    let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let others = ["/usr/lib", "/usr/lib64", "/opt/homebrew/lib", "/usr/local/lib"].map(PathBuf::from);
+    let names = ["libfaketimeMT.so.1", "libfaketime.so.1", "libfaketimeMT.1.dylib", "libfaketime.1.dylib"];
+    let found = libraries.chain(others).flat_map(|folder| names.map(|name| folder.join("faketime").join(name)));
+    named.into_iter().chain(found).find(|path| path.is_file()).unwrap_or_else(|| {
+        panic!(
+            "The library libfaketime was not found. Run the tests with ./tests/run, which installs it; or install it \
+             by hand (Debian, Ubuntu: faketime; Fedora, Alpine: libfaketime; macOS: brew install libfaketime) or name \
+             the file, such as libfaketimeMT.so.1, in KEYSTEAD_TEST_FAKETIME."
+        )
+    })
 }
 
 /// grpcurl, or `None` where this run was told to do without it.

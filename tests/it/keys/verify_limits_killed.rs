@@ -6,7 +6,7 @@ use keystead::proto::v1::Outcome;
 
 use super::World;
 use super::verify_limits::{limit, remaining};
-use crate::harness::{TestDatabase, store_test, wait_until};
+use crate::harness::{Engine, TestDatabase, store_test, wait_until};
 
 /// The name under which a quota is counted.
 const QUOTA: &str = "monthly quota";
@@ -42,11 +42,14 @@ async fn a_kill_forgets_at_most_what_was_charged_since_the_last_flush(database: 
         assert_eq!(world.charge(&secret, 1).await.outcome(), Outcome::Valid);
     }
     world.server.kill9();
-    let shown = written(&database, counters).await;
-    assert!(shown.iter().all(|count| (KNOWN..=ALL).contains(count)), "{shown:?}");
+    let [own, org, spent] = written(&database, counters).await;
+    // Replicas that share the table charge it before they answer; one process on SQLite writes it through.
+    let least = if database.engine == Engine::Postgres { ALL } else { KNOWN };
+    assert!([own, org].iter().all(|count| (least..=ALL).contains(count)), "{own} {org}");
+    // Of a quota nothing is forgotten, and what a block had left is lost: at most a 64th of what was left.
+    assert!((ALL..=ALL + (2000 - KNOWN) / 64).contains(&spent), "{spent}");
     world.server.restart().await;
 
-    let [own, org, spent] = shown;
     let answer = world.charge(&secret, 0).await;
     let [("own", own_left), ("org", org_left)] = remaining(&answer)[..] else {
         panic!("{answer:?}");
@@ -56,7 +59,7 @@ async fn a_kill_forgets_at_most_what_was_charged_since_the_last_flush(database: 
     // Answers do not tell what is left of a quota; what fits does.
     let beyond = world.charge(&unlimited, 2000 - spent + 1).await;
     assert_eq!(beyond.outcome(), Outcome::QuotaExceeded, "{spent} were written");
-    assert_eq!(world.charge(&unlimited, 2000 - ALL).await.outcome(), Outcome::Valid, "nothing counts twice");
+    assert_eq!(world.charge(&unlimited, 2000 - spent).await.outcome(), Outcome::Valid, "to the last unit");
 }
 
 store_test!(a_crash_loop_forgets_nothing_that_was_written);

@@ -21,6 +21,9 @@ use keystead::verify::{CacheLimits, Feed, Freshness, Records};
 use super::{World, commit_all};
 use crate::harness::{Engine, TestDatabase, samples, store_test, wait_until};
 
+/// How long what the feed has heard holds.
+const BOUND: Duration = Duration::from_secs(5);
+
 const LIMITS: CacheLimits = CacheLimits {
     entries_max: 10_000,
     entry_age_max: Duration::from_hours(1),
@@ -41,7 +44,7 @@ impl Cache {
     async fn new(database: TestDatabase) -> Self {
         let world = World::new(database).await;
         let records = Arc::new(Records::new(world.store.clone(), LIMITS));
-        let feed = Feed::new(world.store.clone(), records.clone());
+        let feed = Feed::new(world.store.clone(), records.clone(), BOUND);
         assert_eq!(feed.position(), -1);
         let cache = Self { world, records, feed };
         cache.poll().await;
@@ -155,7 +158,7 @@ async fn the_first_poll_empties_what_was_cached_before_anything_was_heard(databa
     let key = cache.world.add_key(|_| {}).await;
     cache.cached(&key).await;
     cache.revoke_by_sql(&key).await;
-    let late = Feed::new(cache.world.store.clone(), cache.records.clone());
+    let late = Feed::new(cache.world.store.clone(), cache.records.clone(), BOUND);
     late.poll().await.expect("the feed answers");
     assert_eq!((late.position(), cache.cached(&key).await), (1, REVOKED));
 }
@@ -176,7 +179,7 @@ async fn a_gap_in_the_feed_empties_the_cache(database: TestDatabase) {
         // As new: the position and the tables, and a feed of its own.
         cache.world.database.raw_sql("DELETE FROM key_changes").await;
         cache.sql("UPDATE change_counter SET revision = 0").await;
-        let feed = Feed::new(cache.world.store.clone(), cache.records.clone());
+        let feed = Feed::new(cache.world.store.clone(), cache.records.clone(), BOUND);
         feed.poll().await.expect("the feed answers");
         let (missed, told) = (cache.world.add_key(|_| {}).await, cache.world.add_key(|_| {}).await);
         assert_eq!((cache.cached(&missed).await, cache.cached(&told).await), (ACTIVE, ACTIVE));

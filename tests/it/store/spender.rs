@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use keystead::domain::{key::ApiKey, limits::Credits};
-use keystead::limits::{SpendError, Spender};
+use keystead::limits::{Spender, TurnError};
 use keystead::store::{
     StoreError,
     credits::{self, Balance, Spent},
@@ -55,7 +55,7 @@ impl Bench {
         Self { world, key, spender, statements }
     }
 
-    async fn spend(&self, cost: i64) -> Result<Spent, SpendError> {
+    async fn spend(&self, cost: i64) -> Result<Spent, TurnError> {
         self.spender.spend(self.key.id, cost, samples::NOW).await
     }
 
@@ -64,7 +64,7 @@ impl Bench {
     }
 
     /// Starts a spend for each of these costs, the first ones first, alternately by these spenders.
-    fn begin(&self, spenders: &[&Arc<Spender>], costs: &[i64]) -> JoinSet<(i64, Result<Spent, SpendError>)> {
+    fn begin(&self, spenders: &[&Arc<Spender>], costs: &[i64]) -> JoinSet<(i64, Result<Spent, TurnError>)> {
         let mut tasks = JoinSet::new();
         for (at, cost) in costs.iter().copied().enumerate() {
             let (spender, id) = (spenders[at % spenders.len()].clone(), self.key.id);
@@ -79,7 +79,7 @@ impl Bench {
     }
 }
 
-async fn answers(tasks: JoinSet<(i64, Result<Spent, SpendError>)>) -> Vec<(i64, Spent)> {
+async fn answers(tasks: JoinSet<(i64, Result<Spent, TurnError>)>) -> Vec<(i64, Spent)> {
     let answers = tasks.join_all().await;
     answers.into_iter().map(|(cost, answer)| (cost, answer.expect("no fault"))).collect()
 }
@@ -183,7 +183,7 @@ async fn no_more_than_ten_thousand_wait_and_one_who_leaves_makes_room(database: 
     let mut context = Context::from_waker(Waker::noop());
     let mut waiting: Vec<_> = (0..10_000).map(|_| Box::pin(bench.spend(1))).collect();
     assert!(waiting.iter_mut().all(|spend| spend.as_mut().poll(&mut context).is_pending()));
-    let refused = |poll| matches!(poll, Poll::Ready(Err(SpendError::Overloaded)));
+    let refused = |poll| matches!(poll, Poll::Ready(Err(TurnError::Overloaded)));
     assert!(refused(pin!(bench.spend(1)).as_mut().poll(&mut context)));
     waiting.pop();
     let mut last = Box::pin(bench.spend(1));
@@ -263,7 +263,7 @@ async fn a_fault_reaches_all_who_wait_and_says_whether_it_may_have_charged() {
     database.cut_off().await;
     for (tasks, may) in [(under_way, Some(true)), (waiting, None)] {
         for (_, answer) in tasks.join_all().await {
-            let Err(SpendError::Store(error)) = answer else { panic!("{answer:?}") };
+            let Err(TurnError::Store(error)) = answer else { panic!("{answer:?}") };
             let StoreError::Unavailable { may_have_happened, .. } = error else { panic!("{error:?}") };
             assert!(may.is_none_or(|may| may == may_have_happened));
         }

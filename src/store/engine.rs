@@ -1,0 +1,73 @@
+//! Where the two engines differ in SQL: locks, clocks, standbys, and triggers that run for a statement.
+//! Must not be joined by differences elsewhere, but for those that `store/mod.rs` names.
+
+use sea_orm::{
+    ConnectionTrait, DbBackend, DbErr, Statement,
+    sea_query::{Expr, Func, SimpleExpr},
+};
+
+use super::StoreError;
+use crate::domain::ids::OrganizationId;
+
+/// Lines up for an organization, first come first served, before its row is locked for this transaction alone or
+/// shared. PostgreSQL lets those who share a row's lock pass whoever waits to have it alone: without this line, keys
+/// that are created without a pause would keep a revocation of all keys waiting for ever.
+///
+/// # Errors
+/// The database's own.
+pub(super) async fn line_up(db: &impl ConnectionTrait, id: OrganizationId, alone: bool) -> Result<(), DbErr> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        let sql = if alone { "SELECT pg_advisory_xact_lock($1)" } else { "SELECT pg_advisory_xact_lock_shared($1)" };
+        let place = [id.spread().cast_signed().into()];
+        db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, place)).await?;
+    }
+    Ok(())
+}
+
+/// Whether a statement may share the organization's row at once: not where somebody has lined up to have it alone.
+pub(super) fn joins_line(id: OrganizationId) -> SimpleExpr {
+    Func::cust("pg_try_advisory_xact_lock_shared").arg(id.spread().cast_signed()).into()
+}
+
+/// Waits until this transaction alone may change the counters of an organization's limits. Where there is one process,
+/// on SQLite, its one writer sees to that.
+///
+/// # Errors
+/// The database's own.
+pub(super) async fn lock_counters(db: &impl ConnectionTrait, id: OrganizationId) -> Result<(), DbErr> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        // Another number than that of the line for the organization itself.
+        let place = [id.spread().rotate_left(32).cast_signed().into()];
+        let sql = "SELECT pg_advisory_xact_lock($1)";
+        db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, place)).await?;
+    }
+    Ok(())
+}
+
+/// The database's clock, in microseconds since 1970.
+pub(super) fn server_time(db: &impl ConnectionTrait) -> SimpleExpr {
+    Expr::cust(match db.get_database_backend() {
+        DbBackend::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+        _ => "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
+    })
+}
+
+/// Whether what answers is a standby of PostgreSQL, which follows its primary at a distance.
+pub(super) fn is_standby(db: &impl ConnectionTrait) -> SimpleExpr {
+    match db.get_database_backend() {
+        DbBackend::Postgres => Func::cust("pg_is_in_recovery").into(),
+        _ => Expr::val(false),
+    }
+}
+
+/// Says that this transaction changes many keys in each statement. On PostgreSQL the feed's triggers then run once for
+/// a statement and not once for a row, where each would walk over all versions of the counter before it.
+///
+/// # Errors
+/// The database's own.
+pub async fn announce_bulk(transaction: &impl ConnectionTrait) -> Result<(), StoreError> {
+    if transaction.get_database_backend() == DbBackend::Postgres {
+        transaction.execute_unprepared("SELECT set_config('keystead.bulk', 'on', true)").await?;
+    }
+    Ok(())
+}
