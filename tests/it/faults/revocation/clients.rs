@@ -30,18 +30,8 @@ const VERIFY_PACE: Duration = Duration::from_millis(4);
 const CHANGE_PACE: Duration = Duration::from_millis(120);
 /// The time between two calls that do not wait for each other.
 const UNANSWERED_PACE: Duration = Duration::from_millis(50);
-/// How often transactions that were left open are looked for.
-const SWEEP_PACE: Duration = Duration::from_millis(250);
 /// How long the last calls may take once the clients have been told to end.
 const LAST_CALLS: Duration = Duration::from_mins(1);
-
-/// A replica that stops, or is cut from the database, in the middle of a transaction leaves its locks behind, and every
-/// change waits for them until PostgreSQL ends that transaction by its `idle_in_transaction_session_timeout`. Here that
-/// comes within about a second, so that the other replicas go on with their work.
-const SWEEP: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                     WHERE datname = current_database() AND usename = current_user \
-                     AND state LIKE 'idle in transaction%' \
-                     AND state_change < clock_timestamp() - interval '1 second'";
 
 /// Clients under way.
 pub struct Load {
@@ -81,7 +71,6 @@ impl Load {
             tasks.spawn(shared.clone().change(replica));
         }
         tasks.spawn(shared.clone().operate(database.connect().await));
-        tasks.spawn(shared.clone().sweep(database.connect().await));
         Self { shared, tasks }
     }
 
@@ -187,16 +176,6 @@ impl Shared {
             lock(&self.pool).put(key, place);
         }
         connection.close().await.expect("the operator's connection closes");
-    }
-
-    /// Ends transactions that nobody will end.
-    async fn sweep(self: Arc<Self>, connection: DatabaseConnection) {
-        let mut pace = paced(SWEEP_PACE);
-        while !self.is_over() {
-            pace.tick().await;
-            connection.execute_unprepared(SWEEP).await.expect("transactions left open are ended");
-        }
-        connection.close().await.expect("the administrator's connection closes");
     }
 
     /// Verifies keys on one replica, living and revoked ones in turn.
