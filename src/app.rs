@@ -14,6 +14,7 @@ use tokio::{
     sync::watch,
     task::JoinError,
 };
+use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
 use self::parts::{
@@ -30,7 +31,7 @@ use crate::{
     store::{
         StoreError,
         connect::{self, ConnectError, ConnectOptions},
-        migrate, state,
+        migrate, replicas, state,
     },
     usage::OpenError,
     verify::CacheLimits,
@@ -44,6 +45,12 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How often health is told what is away.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long reading all that a call needs may take, limits and usage of before among it.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How often those who watch health are told of its end while the service drains.
+const WATCHERS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the last round of writing may take once no call is in flight.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(10);
@@ -188,6 +195,9 @@ pub async fn serve(config: Config) -> Result<(), AppError> {
 async fn tell_health(context: &Context, health: &Health) -> Result<(), AppError> {
     let mut told = None;
     loop {
+        if let Some(shared) = context.limits.shared() {
+            shared.set_live(context.feed.live());
+        }
         let there = (!context.store.is_away(), !context.limits_are_degraded());
         if told.replace(there) != Some(there) {
             health.set_part(grpc::DATABASE, there.0).await;
@@ -243,16 +253,30 @@ async fn prepare(
     if let Some(limiter) = context.limits.alone() {
         limiter.restore(&context.store, context.clock.now()).await?;
     }
-    context.feed.poll().await?;
-    context.recorder.open(&context.store, &spool_options(config)?).await?;
-    let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;
-    // After all else, since calls are answered from here on. A second round after a failure finds the same key.
-    let _ = context.page_tokens.set(PageTokens::new(key));
+    // Whatever hangs there, on a connection whose other end is gone, is tried once more.
+    let read = tokio::time::timeout(READ_TIMEOUT, read_all(config, context)).await;
+    read.unwrap_or_else(|_| Err(AppError::Store(StoreError::timed_out())))?;
     if config.server.dev {
         greeting::greet(config, context, address).await?;
     } else if !service::is_initialized(context).await? {
         tracing::warn!("the database has no organization yet: run `keystead init`");
     }
+    Ok(())
+}
+
+/// Reads from the database everything that a call needs. Calls are answered from its end on.
+async fn read_all(config: &Config, context: &Arc<Context>) -> Result<(), AppError> {
+    // Others learn of this replica, and this one of them, before it charges anything.
+    replicas::beat(context.store.write(), context.replica_id).await?;
+    context.feed.poll().await?;
+    if let Some(shared) = context.limits.shared() {
+        shared.set_live(context.feed.live());
+        shared.probe().await;
+    }
+    context.recorder.open(&context.store, &spool_options(config)?).await?;
+    let key = state::find_or_insert_page_token_key(context.store.write(), random::bytes()).await?;
+    // After all else, since calls are answered from here on. A second round after a failure finds the same key.
+    let _ = context.page_tokens.set(PageTokens::new(key));
     Ok(())
 }
 
@@ -270,6 +294,14 @@ async fn drain(
     health.end().await;
     context.metrics.ready.set(0);
     stop.send_replace(true);
+    // Who has begun to watch health in between must not hold the drain up.
+    let watchers = tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(WATCHERS_INTERVAL).await;
+            health.end().await;
+        }
+    });
+    let _watchers = AbortOnDropHandle::new(watchers);
     match tokio::time::timeout(config.server.drain_timeout, &mut server).await {
         Ok(Ok(Ok(()))) => {}
         Ok(ended) => tracing::error!(error = %of_ended(ended), "the server failed while it drained"),

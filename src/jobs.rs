@@ -9,7 +9,10 @@ pub mod retention;
 mod rounds;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,7 +23,7 @@ use crate::{
     service::Context,
     store::{StoreError, audit_events, job_leases::Schedule, rate_limits, replicas},
 };
-use rounds::{each_interval, leased, paced};
+use rounds::{each_interval, for_ever, leased, paced};
 
 /// How often usage, limits and audit events are written: what a `kill -9` may cost of the limits, unless there is so
 /// much to write that the job rests for longer.
@@ -49,15 +52,14 @@ pub struct Jobs {
 impl Jobs {
     /// Starts all jobs. Rows of usage are deleted after so many days.
     pub fn start(&self, context: &Arc<Context>, usage_retention_days: u32) {
-        let feed = context.feed.clone();
-        let follower = tokio::spawn(async move { feed.follow().await }).abort_handle();
-        let limits = context.clone();
-        let prober = tokio::spawn(async move {
-            if let Some(shared) = limits.limits.shared() {
-                shared.follow().await;
+        let follower = for_ever("feed", context, |context| async move { context.feed.follow().await });
+        let prober = for_ever("limits", context, |context| async move {
+            match context.limits.shared() {
+                Some(shared) => shared.follow().await,
+                None => std::future::pending().await,
             }
         });
-        let tasks = [follower, prober.abort_handle()]
+        let tasks = [follower, prober]
             .into_iter()
             .chain(of_this_process(context))
             .chain(of_one_process(context, usage_retention_days));
@@ -82,10 +84,8 @@ fn of_this_process(context: &Arc<Context>) -> Vec<AbortHandle> {
         paced("limits", INTERVAL, context, |_| false, limits_round()),
         each_interval("audit", INTERVAL, context, audit_round()),
         each_interval("pruning", PRUNING_INTERVAL, context, |context| async move { prune(&context).await }),
-        each_interval("quotas", INTERVAL, context, |context| async move {
-            context.quotas.give_back(&context.store, false).await
-        }),
-        each_interval("replicas", BEAT_INTERVAL, context, beat(context)),
+        each_interval("quotas", INTERVAL, context, quotas_round()),
+        each_interval("replicas", BEAT_INTERVAL, context, |context| async move { beat(&context).await }),
     ]
 }
 
@@ -100,18 +100,21 @@ fn of_one_process(context: &Arc<Context>, usage_retention_days: u32) -> [AbortHa
     ]
 }
 
-/// Says that this process lives, and learns how many do.
-fn beat(context: &Context) -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, StoreError>> + use<> {
-    let id = context.replica_id;
+/// Says that this process lives; how many do, the feed counts.
+async fn beat(context: &Context) -> Result<u64, StoreError> {
+    context.store.check_there()?;
+    replicas::beat(context.store.usage(), context.replica_id).await.map(|()| 0)
+}
+
+/// Gives back what quotas hold and do not use. Of another history nothing was taken.
+fn quotas_round() -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, StoreError>> {
+    let known = AtomicU64::new(0);
     move |context| {
-        Box::pin(async move {
-            let live = replicas::beat(context.store.usage(), id).await?;
-            context.metrics.state.replicas_live.set(live);
-            if let Some(shared) = context.limits.shared() {
-                shared.set_live(u32::try_from(live).unwrap_or(u32::MAX));
-            }
-            Ok(0)
-        })
+        let turns = context.feed.turns_of_history();
+        if known.swap(turns, Ordering::AcqRel) != turns {
+            context.quotas.forget();
+        }
+        Box::pin(async move { context.quotas.give_back(&context.store, false).await })
     }
 }
 
@@ -121,10 +124,13 @@ async fn prune(context: &Context) -> Result<u64, StoreError> {
     if let Some(shared) = context.limits.shared() {
         shared.forget_faded(now);
     }
-    match context.limits.alone() {
-        Some(limiter) => limiter.prune(&context.store, now).await.map(|()| 0),
-        None => rate_limits::delete_faded(context.store.usage(), now).await,
+    if let Some(limiter) = context.limits.alone() {
+        return limiter.prune(&context.store, now).await.map(|()| 0);
     }
+    context.store.check_there()?;
+    // Not by this replica's clock: one that is ahead would delete what others count with.
+    let now = rate_limits::find_server_time(context.store.usage()).await?;
+    rate_limits::delete_faded(context.store.usage(), now).await
 }
 
 /// Whether what waits for the database comes near the bound of the spool.

@@ -64,6 +64,8 @@ fn the_defaults_work_on_a_laptop() {
     assert_eq!(config.server.concurrent_streams_max, 1024);
     assert_eq!(config.server.message_bytes_max, 65_536);
     assert_eq!(config.cache.entry_age_max, Duration::from_mins(1));
+    assert_eq!(config.cache.staleness_bound, Duration::from_secs(5));
+    assert_eq!(config.limits.redis_url, None);
     assert_eq!(config.database.url.expose(), "sqlite://keystead.db");
     assert_eq!((config.usage.spool, config.usage.spool_bytes_max, config.usage.retention_days), (None, 256 << 20, 30));
     assert_eq!(config.telemetry.log_level, "info");
@@ -153,6 +155,80 @@ fn no_password_is_in_any_problem_or_debug_text() {
     assert!(!format!("{config:?} {flags:?}").contains("hunter2"));
     let client = load_client(&[], &[("KEYSTEAD_TOKEN", "hunter2")]).expect("good");
     assert!(!format!("{client:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_staleness_bound_has_a_unit_and_is_neither_shorter_nor_longer_than_what_can_be_kept() {
+    let bound = |text: &str| load(&["--staleness-bound", text], &[]);
+    for (text, seconds) in [("2s", 2), ("2000ms", 2), ("5s", 5), ("1m", 60), ("60m", 3600), ("3600s", 3600)] {
+        let config = bound(text).expect(text);
+        assert_eq!(config.cache.staleness_bound, Duration::from_secs(seconds), "{text}");
+    }
+    assert_eq!(bound("2001ms").expect("good").cache.staleness_bound, Duration::from_millis(2001));
+    let refused = [
+        ["500ms", "1999ms", "1s", "0s", "61m", "3601s", "3600001ms"],
+        ["5", "s", "ms", "5 s", " 5s", "5S", "5sec"],
+        ["", "+5s", "5.5s", "5e1s", "1h", "5s5", "1m30s"],
+        [
+            "18446744073709551615s",
+            "18446744073709551616ms",
+            "307445734561825861m",
+            "\u{665}s",
+            "5\u{2009}s",
+            "s5",
+            "5µs",
+        ],
+    ];
+    for text in refused.into_iter().flatten() {
+        let error = bound(text).expect_err(text);
+        let expected =
+            format!("flag --staleness-bound: {text:?} is not a time such as 500ms, 5s or 1m, from 2s to 3600s");
+        assert_eq!(error.problems(), [expected]);
+    }
+    let error = load(&[], &[("KEYSTEAD_STALENESS_BOUND", "never")]).expect_err("problem");
+    assert!(error.problems()[0].starts_with("variable KEYSTEAD_STALENESS_BOUND: \"never\" is not a time"), "{error}");
+}
+
+#[test]
+fn a_redis_url_is_taken_from_every_source_and_shown_nowhere() {
+    let good = "redis://u:hunter2@h:6379/1";
+    let (_directory, path) = file(&format!("redis-url = '{good}'\n"));
+    let flags = serve_flags(&["--redis-url", good]);
+    for config in [
+        Config::load(&flags, &environment(&[])),
+        load(&[], &[("KEYSTEAD_REDIS_URL", good)]),
+        load(&["--config", &path], &[]),
+    ] {
+        let config = config.expect("good");
+        assert_eq!(config.limits.redis_url.as_ref().map(RedisUrl::expose), Some(good));
+        assert!(!format!("{config:?} {flags:?}").contains("hunter2"));
+    }
+    // Wrong in many ways, the password in other places as well.
+    for bad in [
+        "hunter2",
+        "http://u:hunter2@h",
+        "redis://hunter2@h",
+        "redis://u:hunter2@h:x",
+        "redis://u:hunter2/@h",
+        "redis://h/hunter2",
+        "redis://h?password=hunter2",
+        "redis://a:1,u:hunter2@b:x",
+        "redis+cluster://:hunter2@a:1/0",
+    ] {
+        let (_directory, path) = file(&format!("redis-url = '{bad}'\n"));
+        for (error, place) in [
+            (load(&["--redis-url", bad], &[]), "flag --redis-url: ".to_owned()),
+            (load(&[], &[("KEYSTEAD_REDIS_URL", bad)]), "variable KEYSTEAD_REDIS_URL: ".to_owned()),
+            (load(&["--config", &path], &[]), format!("file {path}, line 1, redis-url: ")),
+        ] {
+            let error = error.expect_err(bad);
+            assert!(error.problems().len() == 1 && error.problems()[0].starts_with(&place), "{bad}: {error}");
+            assert!(!format!("{error} {error:?}").contains("hunter2"), "{bad}: {error}");
+        }
+    }
+    let (_directory, broken) = file("listen = 1 2\nredis-url = redis://u:hunter2@h\n");
+    let error = load(&["--config", &broken], &[]).expect_err("problems");
+    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error}");
 }
 
 #[test]

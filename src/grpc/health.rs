@@ -47,6 +47,8 @@ impl Health {
         for service in SERVICES.into_iter().chain(PARTS) {
             self.reporter.clear_service_status(service).await;
         }
+        // Whoever asks once more is still told.
+        self.set(ServingStatus::NotServing).await;
     }
 
     async fn set(&self, status: ServingStatus) {

@@ -3,6 +3,7 @@
 
 use std::{error::Error, net::SocketAddr, net::TcpStream, sync::Arc, time::Duration};
 
+use futures_util::FutureExt as _;
 use tokio::{net::TcpListener, sync::watch};
 use tonic::service::Routes;
 
@@ -28,6 +29,9 @@ use crate::proto::{
 
 /// How long the accept loop pauses when the system gives no more descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long handshakes that are under way at the stop may take.
+const LAST_HANDSHAKES: Duration = Duration::from_millis(250);
 
 /// The bounds of the server.
 #[derive(Debug, Clone, Copy)]
@@ -55,8 +59,8 @@ impl Serving {
         let mut stopped = self.stopped.clone();
         let begun = tokio::select! {
             begun = listener::begin(stream, peer, self.tls.as_deref(), self.limits.listener) => begun,
-            // One that is still shaking hands has no call that could be lost.
-            () = stop(&mut stopped) => return,
+            // One that is still shaking hands may have sent a call already: it is told properly that it is too late.
+            () = stopped_for(&mut stopped, LAST_HANDSHAKES) => return,
         };
         let router = Router { services: self.services, peer: Peer { address: peer } };
         match begun {
@@ -96,9 +100,18 @@ pub async fn serve(
             }
         }
     }
+    // Whoever has connected by now is told, and not cut off.
+    while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
+        workers.give(stream.into_std()?, peer)?;
+    }
     drop(listener);
     workers.finish().await;
     Ok(())
+}
+
+async fn stopped_for(stopped: &mut watch::Receiver<bool>, time: Duration) {
+    stop(stopped).await;
+    tokio::time::sleep(time).await;
 }
 
 fn services(

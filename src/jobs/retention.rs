@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{
     domain::{time::Timestamp, usage_report::REPORT_KEPT},
-    store::{Store, StoreError, key_changes, usage_reports},
+    store::{Store, StoreError, key_changes, replicas, usage_reports},
     usage,
 };
 
@@ -18,7 +18,8 @@ const KEEP_CHANGES: Duration = Duration::from_hours(24);
 /// The store's own.
 pub async fn run(store: &Store, now: Timestamp, usage_retention_days: u32) -> Result<u64, StoreError> {
     let changes = key_changes::delete_before(store.write(), now.minus(KEEP_CHANGES)).await?;
+    let gone = replicas::delete_gone(store.write()).await?;
     let details = usage::retention::prune(store, now, usage_retention_days).await?;
     let reports = usage_reports::prune(store.write(), now.minus(REPORT_KEPT)).await?;
-    Ok(changes + details + reports)
+    Ok(changes + gone + details + reports)
 }

@@ -8,7 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{task::AbortHandle, time::MissedTickBehavior};
+use tokio::{
+    task::AbortHandle,
+    time::{MissedTickBehavior, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     domain::{ids::RecordId, time::Timestamp},
@@ -25,6 +29,12 @@ const ASK_INTERVAL: Duration = Duration::from_secs(10);
 const REST: u32 = 19;
 /// But it never rests for longer than this.
 const REST_MAX: Duration = Duration::from_secs(10);
+
+/// No round takes so long but one that hangs.
+const ROUND_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// The pause before what panicked begins anew.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// What one round did: the rows that it wrote or deleted, or `None` where there was nothing to run.
 type Round = Result<Option<u64>, StoreError>;
@@ -62,10 +72,32 @@ impl Job {
     }
 }
 
-/// A round, where the database is there for it.
+/// A round, unless it hangs on a connection whose other end is gone: then the next one takes another.
 async fn in_time(store: &Store, round: impl Future<Output = Round>) -> Round {
-    store.check_there()?;
-    store.unless_stuck(round).await?
+    match timeout(ROUND_TIMEOUT, store.unless_stuck(round)).await {
+        Ok(ended) => ended?,
+        Err(_) => Err(StoreError::timed_out().of_commit()),
+    }
+}
+
+/// Runs what has no end, and again should it panic: nobody else would notice.
+pub fn for_ever<F>(
+    name: &'static str,
+    context: &Arc<Context>,
+    work: impl Fn(Arc<Context>) -> F + Send + 'static,
+) -> AbortHandle
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let context = context.clone();
+    tokio::spawn(async move {
+        loop {
+            let ended = AbortOnDropHandle::new(tokio::spawn(work(context.clone()))).await;
+            tracing::error!(job = name, error = ?ended.err(), "what should run for ever has ended; it begins anew");
+            tokio::time::sleep(RESTART_PAUSE).await;
+        }
+    })
+    .abort_handle()
 }
 
 /// Runs a round now and then each `interval`; it gives how many rows it wrote or deleted.
@@ -161,6 +193,7 @@ async fn run_if_due<F>(
 where
     F: Future<Output = Result<u64, StoreError>>,
 {
+    context.store.check_there()?;
     let now = context.clock.now();
     if !job_leases::take(context.store.write(), name, holder, schedule, now).await? {
         return Ok(None);

@@ -75,7 +75,14 @@ for index, key in ipairs(KEYS) do
   local known_current, known_previous = tonumber(ARGV[first + 4]), tonumber(ARGV[first + 5])
   local stored, stored_current, stored_previous = read(redis.call('GET', key), length)
 
-  -- All move on to the newest window. Where a clock was ahead, that is not the present one, and it is kept.
+  -- What a clock far ahead has counted counts now: else it would stay in the way until that time comes.
+  if stored > now + length then
+    stored = now - math.fmod(now, length)
+  end
+  if known > now + length then
+    known = now - math.fmod(now, length)
+  end
+  -- All move on to the newest window. Where a clock was a little ahead, that is not the present one, and it is kept.
   local time = math.max(now, stored, known)
   local start = time - math.fmod(time, length)
   stored_current, stored_previous = at(start, length, stored, stored_current, stored_previous)

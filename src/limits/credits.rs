@@ -7,14 +7,17 @@
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
-use super::turns::{TurnError, Turns};
 use crate::{
     domain::{ids::KeyId, time::Timestamp},
     store::{
         Store, StoreError,
         credits::{self, Balance, Spent},
+        turns::{TurnError, Turns},
     },
 };
+
+/// Statements at once, on the connections (8 unless configured) that changes of keys have too.
+const TURNS_MAX: usize = 4;
 
 /// Gathers the spends of one process.
 pub struct Spender {
@@ -36,7 +39,7 @@ impl Spender {
             };
             Box::pin(turn) as _
         };
-        Self { turns: Turns::new(store, runtime, statements, Box::new(settle)) }
+        Self { turns: Turns::new(store, runtime, statements, TURNS_MAX, Box::new(settle)) }
     }
 
     /// Spends `cost` credits (0 to 1,000,000) of the key whose row holds them; 0 tells what remains, and is never

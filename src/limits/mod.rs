@@ -15,7 +15,6 @@ mod shared;
 mod steady_time;
 mod table;
 mod tracking;
-mod turns;
 
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
@@ -29,8 +28,8 @@ pub use self::{
     credits::Spender,
     quotas::Quotas,
     shared::SharedLimits,
-    turns::TurnError,
 };
+pub use crate::store::turns::TurnError;
 
 /// The rate limits of one process, alone or shared.
 pub enum Limits {
@@ -59,6 +58,12 @@ impl Limits {
             Self::Alone(limiter) => limiter.charge(charge),
             Self::Shared(shared) => Box::pin(shared.charge(charge)).await,
         }
+    }
+
+    /// The denial of a charge that cannot fit, where that is known without asking anybody.
+    #[must_use]
+    pub fn denied_for_certain(&self, charge: &Charge<'_>) -> Option<Charged> {
+        self.shared()?.denied_for_certain(charge)
     }
 
     /// The counters of this process, where no other shares them.

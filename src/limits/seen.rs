@@ -4,9 +4,12 @@
 
 use std::collections::HashMap;
 
-use crate::domain::{
-    limits::{RateLimit, SlidingWindow},
-    time::Timestamp,
+use crate::{
+    clock::Uptime,
+    domain::{
+        limits::{RateLimit, SlidingWindow},
+        time::Timestamp,
+    },
 };
 
 /// One limit of one subject, as this replica knows it.
@@ -17,6 +20,8 @@ pub struct Seen {
     pub window: SlidingWindow,
     /// What was charged alone in that window, and the shared counters do not know.
     pub alone: i64,
+    /// When the shared counters answered last.
+    pub answered_at: Uptime,
 }
 
 impl Seen {
@@ -34,7 +39,7 @@ impl Seen {
         let all = seen.entry(subject).or_default();
         let at = all.iter().position(|seen| seen.is_of(limit)).unwrap_or_else(|| {
             let (name, length_us) = (limit.name.as_str().into(), limit.window_us());
-            all.push(Self { name, length_us, window, alone: 0 });
+            all.push(Self { name, length_us, window, alone: 0, answered_at: Uptime::START });
             all.len() - 1
         });
         #[expect(clippy::indexing_slicing, reason = "it was found there, or has just been put there")]

@@ -33,10 +33,14 @@ use crate::{
     random,
 };
 
-/// So many charges in a row have to stay without an answer before nobody waits for one any more.
-const FAILURES: u32 = 3;
-/// How often counters that are away are asked whether they are back; up to as much again is added at random.
+/// A charge that stays without an answer is a strike of so much, and one that is answered takes one away: with so many
+/// strikes nobody waits for an answer any more. Three in a row do that, and more than one out of four in the long run.
+const STRIKE: u32 = 3;
+const STRIKES_MAX: u32 = 9;
+/// How often the counters are asked whether they are there; up to as much again is added at random.
 const PROBE_INTERVAL: Duration = Duration::from_millis(400);
+/// For how long what was seen may deny without asking: an operator may have cleared what stood against it.
+const SEEN_DENIES: Duration = Duration::from_secs(5);
 /// What was seen is kept in so many maps, each with a lock of its own.
 const SHARDS: usize = 16;
 
@@ -73,8 +77,10 @@ pub(super) enum Counters {
 pub struct SharedLimits {
     counters: Counters,
     shards: [Mutex<HashMap<u128, Vec<Seen>>>; SHARDS],
-    failures: AtomicU32,
+    strikes: AtomicU32,
     degraded: AtomicBool,
+    /// Whether the log says that this replica counts alone.
+    told: AtomicBool,
     /// How many replicas are live, this one included.
     live: AtomicU32,
     /// The counters' clock, as microseconds ahead of this machine's uptime; 0 before the first answer.
@@ -88,8 +94,9 @@ impl SharedLimits {
         Self {
             counters,
             shards: std::array::from_fn(|_| Mutex::default()),
-            failures: AtomicU32::new(0),
+            strikes: AtomicU32::new(0),
             degraded: AtomicBool::new(is_redis),
+            told: AtomicBool::new(false),
             live: AtomicU32::new(1),
             clock_us: AtomicI64::new(0),
         }
@@ -109,33 +116,38 @@ impl SharedLimits {
     pub(super) async fn charge(&self, charge: &Charge<'_>) -> Charged {
         let limits: Vec<(u128, &RateLimit)> = charge.limits().collect();
         if !self.is_degraded() {
-            if let Some(denied) = self.denied_for_certain(charge, &limits) {
-                return denied;
-            }
             match self.ask(charge, &limits).await {
                 Ok(answered) => return self.answered(charge, &limits, &answered),
-                Err(error) => self.unanswered(&error),
+                Err(error) if error.alone => {}
+                Err(error) => self.strike(&error, STRIKE),
             }
         }
         self.charge_alone(charge, &limits)
     }
 
     /// Denies what cannot fit, without asking: counts only grow while their window lasts, so that the shared ones are at
-    /// least what was seen of them. Whoever is over a limit costs nothing until it could fit.
-    fn denied_for_certain(&self, charge: &Charge<'_>, limits: &[(u128, &RateLimit)]) -> Option<Charged> {
-        let (now, cost) = (self.shared_time()?, charge.cost.max(1));
+    /// least what was seen of them. Whoever is over a limit costs next to nothing until it could fit.
+    pub fn denied_for_certain(&self, charge: &Charge<'_>) -> Option<Charged> {
+        let (now, cost, uptime) = (self.shared_time()?, charge.cost.max(1), Uptime::now());
+        if self.is_degraded() {
+            return None;
+        }
+        let limits: Vec<(u128, &RateLimit)> = charge.limits().collect();
+        let mut denied = false;
         let seen = self.seen(charge.organization);
         let standing = |(subject, limit): &(u128, &RateLimit)| {
             let known = seen.get(subject).and_then(|all| all.iter().find(|seen| seen.is_of(limit)));
-            known.map_or_else(|| SlidingWindow::empty(limit, now), |seen| seen.weighted(1)).at(limit, now)
+            let window = known.map_or_else(|| SlidingWindow::empty(limit, now), |seen| seen.weighted(1));
+            let window = window.at(limit, now);
+            let lately = known.is_some_and(|seen| uptime.since(seen.answered_at) < SEEN_DENIES);
+            denied |= lately && !limit.shadow && !window.admits(limit, now, cost);
+            window
         };
         let windows: Vec<SlidingWindow> = limits.iter().map(standing).collect();
         drop(seen);
-        let mut both = limits.iter().zip(&windows);
-        let denied = both.any(|((_, limit), window)| !limit.shadow && !window.admits(limit, now, cost));
         denied.then(|| Charged {
             denied: Some(Outcome::RateLimited),
-            statuses: statuses(limits, &windows, now, charge, denied),
+            statuses: statuses(&limits, &windows, now, charge, denied),
         })
     }
 
@@ -167,7 +179,9 @@ impl SharedLimits {
     }
 
     fn answered(&self, charge: &Charge<'_>, limits: &[(u128, &RateLimit)], answered: &Answered) -> Charged {
-        self.failures.store(0, Ordering::Release);
+        if self.strikes.load(Ordering::Relaxed) > 0 {
+            let _ = self.strikes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |strikes| strikes.checked_sub(1));
+        }
         let now = Uptime::now();
         let ahead = answered.now.micros().saturating_sub(i64::try_from(now.micros()).unwrap_or(i64::MAX));
         self.clock_us.store(ahead, Ordering::Release);
@@ -178,22 +192,25 @@ impl SharedLimits {
             if (window.start_us, window.current) >= (seen.window.start_us, seen.window.current) {
                 seen.window = *window;
             }
+            seen.answered_at = now;
         }
         drop(seen);
         let statuses = statuses(limits, &answered.windows, answered.now, charge, answered.denied);
         Charged { denied: answered.denied.then_some(Outcome::RateLimited), statuses }
     }
 
-    fn unanswered(&self, error: &Unanswered) {
-        if error.alone {
+    fn strike(&self, error: &Unanswered, strike: u32) {
+        let strikes = self.strikes.fetch_add(strike, Ordering::AcqRel).saturating_add(strike);
+        if strikes < STRIKES_MAX {
             return;
         }
-        let failures = self.failures.fetch_add(1, Ordering::AcqRel).saturating_add(1);
-        if failures >= FAILURES && !self.degraded.swap(true, Ordering::AcqRel) {
-            let counters = self.name();
+        self.strikes.store(STRIKES_MAX, Ordering::Release);
+        self.degraded.store(true, Ordering::Release);
+        if !self.told.swap(true, Ordering::AcqRel) {
             tracing::warn!(
                 error = error.cause,
-                "{counters} does not answer: rate limits go on with this replica's share"
+                "{} does not answer: rate limits go on with this replica's share",
+                self.name()
             );
         }
     }
@@ -216,8 +233,9 @@ impl SharedLimits {
             let seen = Seen::entry(&mut seen, *subject, limit, SlidingWindow::empty(limit, now));
             seen.move_on(limit, now, live);
             let weighted = seen.weighted(live);
-            // At least one a window, where what was seen has room for it.
-            let first = seen.alone == 0 && seen.window.admits(limit, now, cost);
+            // At least one a window, where what was seen has room for it, and no more than the share.
+            let share = (limit.limit / live).max(1);
+            let first = seen.alone == 0 && cost <= share && seen.window.admits(limit, now, cost);
             let fits = weighted.admits(limit, now, cost.saturating_mul(live)) || first;
             denied |= !fits && !limit.shadow;
             windows.push((weighted, fits));
@@ -247,39 +265,33 @@ impl SharedLimits {
         (ahead != 0).then(|| Timestamp::from_micros(uptime.saturating_add(ahead)))
     }
 
-    /// Asks counters that are away whether they are back, for ever.
+    /// Asks the counters now and then whether they are there, for ever: the only one who waits for them while they are
+    /// not, and whoever notices where nobody else asks.
     pub async fn follow(&self) {
         loop {
-            if self.is_degraded() {
-                let probed = match &self.counters {
-                    Counters::Redis(redis) => redis.probe().await.map_err(Unanswered::from),
-                    Counters::Table(table) => table.probe().await,
-                };
-                match probed {
-                    Ok(()) => self.come_back(),
-                    // At the start nobody has asked yet, and nobody was told.
-                    Err(error) => self.unanswered_at_start(&error),
-                }
-            }
+            self.probe().await;
             tokio::time::sleep(PROBE_INTERVAL + random::jitter(PROBE_INTERVAL)).await;
         }
     }
 
-    fn come_back(&self) {
-        let was_told = self.failures.swap(0, Ordering::AcqRel) >= FAILURES;
-        self.degraded.store(false, Ordering::Release);
-        if was_told {
-            tracing::info!("{} answers again", self.name());
+    /// Asks the counters whether they are there, and connects to them. Takes seconds at the most.
+    pub async fn probe(&self) {
+        let probed = match &self.counters {
+            Counters::Redis(redis) => redis.probe().await.map_err(Unanswered::from),
+            Counters::Table(table) => table.probe().await,
+        };
+        match probed {
+            Ok(()) if self.is_degraded() => self.come_back(),
+            Ok(()) => {}
+            Err(error) => self.strike(&error, if self.is_degraded() { STRIKES_MAX } else { STRIKE }),
         }
     }
 
-    fn unanswered_at_start(&self, error: &Unanswered) {
-        if self.failures.swap(FAILURES, Ordering::AcqRel) < FAILURES {
-            tracing::warn!(
-                error = error.cause,
-                "{} does not answer: rate limits go on with this replica's share",
-                self.name()
-            );
+    fn come_back(&self) {
+        self.strikes.store(0, Ordering::Release);
+        self.degraded.store(false, Ordering::Release);
+        if self.told.swap(false, Ordering::AcqRel) {
+            tracing::info!("{} answers again", self.name());
         }
     }
 

@@ -9,10 +9,7 @@ use tokio::{runtime::Handle, time::timeout};
 use tokio_util::task::TaskTracker;
 
 use super::redis::{Answered, Asked};
-use super::{
-    shared::Unanswered,
-    turns::{TurnError, Turns},
-};
+use super::shared::Unanswered;
 use crate::{
     domain::{
         ids::{OrganizationId, RecordId},
@@ -22,8 +19,12 @@ use crate::{
     store::{
         Store, StoreError, commit,
         rate_limits::{self, TrackedWindow},
+        turns::{TurnError, Turns},
     },
 };
+
+/// Turns at once, on the connections (8 unless configured) that look-ups have too, of which those take 4.
+const TURNS_MAX: usize = 2;
 
 /// The longest that a charge may wait for the database.
 const BUDGET: Duration = Duration::from_millis(500);
@@ -55,7 +56,7 @@ impl TableCounters {
             let store = own.clone();
             Box::pin(async move { settle(&store, id, &charges).await }) as _
         };
-        Self { store: store.clone(), turns: Turns::new(store, runtime, statements, Box::new(settle)) }
+        Self { store: store.clone(), turns: Turns::new(store, runtime, statements, TURNS_MAX, Box::new(settle)) }
     }
 
     /// Charges `cost` to all these limits, or to none; 0 tells where they stand.
@@ -73,10 +74,16 @@ impl TableCounters {
         let turn = self.turns.ask(id, asked.iter().map(wanted).collect());
         match timeout(BUDGET, turn).await {
             Ok(Ok(answered)) => Ok(answered),
-            Ok(Err(TurnError::Store(error))) => Err(Unanswered::new(error.chain())),
-            Ok(Err(TurnError::Overloaded | TurnError::Abandoned)) => Err(Unanswered::new("too much waits")),
-            Err(_) => Err(Unanswered::new("no answer in time")),
+            Ok(Err(TurnError::Store(error))) => Err(self.unanswered(error.chain())),
+            Ok(Err(TurnError::Overloaded | TurnError::Abandoned)) => Err(self.unanswered("too much waits")),
+            Err(_) => Err(self.unanswered("no answer in time")),
         }
+    }
+
+    /// One organization may wait for a lock, or for its turn, without a word about the others: only where the feed has
+    /// found the database away is it so for all.
+    fn unanswered(&self, cause: impl Into<String>) -> Unanswered {
+        Unanswered { cause: cause.into(), alone: !self.store.is_away() }
     }
 
     /// Whether the database answers.
@@ -96,9 +103,8 @@ impl TableCounters {
 
 /// Charges one after the other what one turn asks for, in one transaction.
 async fn settle(store: &Store, id: OrganizationId, charges: &[Vec<Wanted>]) -> Result<Vec<Answered>, StoreError> {
-    let transaction = store.begin_usage().await?;
-    rate_limits::lock_of_organization(&transaction, id).await?;
-    let now = rate_limits::find_server_time(&transaction).await?;
+    let transaction = store.begin_charge().await?;
+    let now = rate_limits::lock_of_organization(&transaction, id).await?;
     let subjects: Vec<String> =
         subjects(charges).iter().map(|subject| RecordId::from_u128(*subject).to_string()).collect();
     let rows = rate_limits::list_of_subjects(&transaction, &subjects, now).await?;
@@ -147,7 +153,11 @@ impl Counters {
     fn standing(&self, wanted: &Wanted) -> SlidingWindow {
         let stood = self.windows.get(&name(wanted)).map_or_else(|| self.stored(wanted), |(window, _)| *window);
         let window = stood.at(&wanted.limit, self.now);
-        if window.start_us == wanted.carry_start_us { window.charged(wanted.carry) } else { window }
+        if window.start_us == wanted.carry_start_us {
+            return window.charged(wanted.carry);
+        }
+        let was_before = window.start_us - wanted.limit.window_us() == wanted.carry_start_us;
+        SlidingWindow { previous: window.previous + if was_before { wanted.carry } else { 0 }, ..window }
     }
 
     fn stored(&self, wanted: &Wanted) -> SlidingWindow {
@@ -169,18 +179,26 @@ impl Counters {
         }
     }
 
-    /// The rows to be written: of each changed limit the present window's.
+    /// The rows to be written: of each changed limit the present window's, and the one before, where something of it
+    /// was carried over.
     fn changed(&self) -> Vec<TrackedWindow> {
-        let changed = self.windows.iter().filter(|(_, (_, changed))| *changed);
-        changed
-            .map(|((subject, limit_name, length_us), (window, _))| TrackedWindow {
+        let mut rows = Vec::new();
+        for ((subject, limit_name, length_us), (window, changed)) in &self.windows {
+            let row = |window_start_us, count| TrackedWindow {
                 subject_id: RecordId::from_u128(*subject).to_string(),
                 limit_name: limit_name.clone(),
-                window_start_us: window.start_us,
-                window_end_us: window.start_us + length_us,
-                count: window.current,
-            })
-            .collect()
+                window_start_us,
+                window_end_us: window_start_us + length_us,
+                count,
+            };
+            if *changed {
+                rows.push(row(window.start_us, window.current));
+            }
+            if *changed && window.previous > 0 {
+                rows.push(row(window.start_us - length_us, window.previous));
+            }
+        }
+        rows
     }
 }
 

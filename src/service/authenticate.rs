@@ -75,25 +75,28 @@ async fn find_caller(
     digest: &Digest,
     freshness: Freshness,
 ) -> Result<Option<(Arc<KeyRecord>, Arc<Organization>)>, ServiceError> {
-    let basis = context.feed.basis(freshness);
-    if basis.freshness == Freshness::Cached {
-        let found = find_cached(context, digest).await?;
-        if context.feed.holds(basis) {
-            return Ok(found);
-        }
+    if freshness == Freshness::Fresh {
+        context.store.check_there()?;
+        let found = Box::pin(callers::find(context.store.control(), digest)).await?;
+        return Ok(found.map(|(key, organization)| (Arc::new(key), Arc::new(organization))));
     }
-    context.store.check_there()?;
-    let found = Box::pin(callers::find(context.store.control(), digest)).await?;
-    Ok(found.map(|(key, organization)| (Arc::new(key), Arc::new(organization))))
+    let basis = context.feed.basis(freshness);
+    let found = find_record(context, digest, basis.freshness).await?;
+    if basis.freshness == Freshness::Fresh || context.feed.holds(basis) {
+        return Ok(found);
+    }
+    Box::pin(find_record(context, digest, Freshness::Fresh)).await
 }
 
-async fn find_cached(
+/// As a verification finds the key that it is about: those that ask together share a query.
+async fn find_record(
     context: &Context,
     digest: &Digest,
+    freshness: Freshness,
 ) -> Result<Option<(Arc<KeyRecord>, Arc<Organization>)>, ServiceError> {
-    let Some(key) = context.records.find_key(digest, Freshness::Cached).await? else {
+    let Some(key) = context.records.find_key(digest, freshness).await? else {
         return Ok(None);
     };
-    let organization = context.records.find_organization(key.organization_id, Freshness::Cached).await?;
+    let organization = context.records.find_organization(key.organization_id, freshness).await?;
     Ok(organization.map(|organization| (key, organization)))
 }

@@ -3,12 +3,15 @@
 //! Invariant: a request that cannot be answered ends the whole call before anything is charged, unless it is the
 //! credits that cannot be told; nothing is recorded then, since nothing was answered.
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 
 use super::{
     Context, ServiceError, Verification, Verified, Violation,
     verify_key::{check_still_holds, judge, record, settle},
 };
+
+/// How many verifications of one batch charge shared limits at once: no batch may fill the way that all others take.
+const SHARED_AT_ONCE: usize = 16;
 
 /// Decides on many presented secrets, in order.
 ///
@@ -21,9 +24,11 @@ pub async fn batch_verify_keys(
     let now = context.clock.now();
     let judged = join_all(verifications.iter().map(|verification| judge(context, verification, now))).await;
     let (judged, bases): (Vec<_>, Vec<_>) = all_or_violations(judged)?.into_iter().unzip();
+    let at_once = if context.limits.shared().is_some() { SHARED_AT_ONCE } else { verifications.len().max(1) };
     let settled =
         verifications.iter().zip(judged).map(|(verification, judged)| settle(context, verification, judged, now));
-    let verified = try_join_all(settled).await?;
+    let settled: Vec<_> = settled.collect();
+    let verified: Vec<Verified> = stream::iter(settled).buffered(at_once).try_collect().await?;
     bases.into_iter().try_for_each(|basis| check_still_holds(context, basis))?;
     for (verification, verified) in verifications.iter_mut().zip(&verified) {
         record(context, &mut verification.usage, verified, now);

@@ -38,7 +38,7 @@ use crate::{
     clock::Clock,
     domain::{audit::Actor, ids::RecordId, page::PageTokens, permission::Caller},
     limits::{Limits, Quotas, SharedLimits, Spender},
-    store::Store,
+    store::{Store, StoreError},
     telemetry::Metrics,
     usage::Recorder,
     verify::{Feed, Records},
@@ -134,6 +134,7 @@ impl Context {
         metrics.state.limiter_degraded.set(i64::from(self.limits_are_degraded()));
         metrics.state.feed_age.set(self.feed.age().as_secs_f64());
         metrics.state.feed_listening.set(i64::from(self.feed.is_listening()));
+        metrics.state.replicas_live.set(count(self.feed.live()));
         metrics.state.database_away.set(i64::from(self.store.is_away()));
         let spool = self.recorder.status();
         metrics.state.spool_bytes.set(count(spool.bytes));
@@ -159,8 +160,14 @@ impl Context {
     ) -> Result<T, ServiceError> {
         let failed_before = self.store.failed_commits();
         let store = self.store.clone();
-        let ended = self.mutations.spawn(async move { store.unless_stuck(work).await? }).await;
+        let running = self.mutations.spawn(async move { store.unless_stuck(work).await? });
         self.unsealed.store(true, Ordering::Release);
+        let ended = tokio::select! {
+            biased;
+            ended = running => ended,
+            // It goes on by itself; whoever waits need not.
+            () = self.store.gone() => return Err(StoreError::away().of_commit().into()),
+        };
         match ended {
             Ok(Ok(done)) => Ok(done),
             Ok(Err(refusal)) => {

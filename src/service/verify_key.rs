@@ -18,10 +18,7 @@ use crate::{
         usage::UsageEvent,
     },
     limits::{Charge, Charged},
-    store::{
-        credits::{Balance, Spent},
-        key_changes,
-    },
+    store::credits::{Balance, Spent},
     verify::{Basis, Freshness},
 };
 
@@ -174,11 +171,12 @@ async fn find(
 /// Where the answer has to come from. A revision that the feed has not brought yet is looked for in the database; one
 /// that the database has not reached either cannot be answered from.
 async fn freshness(context: &Context, verification: &Verification) -> Result<Freshness, ServiceError> {
-    let Some(wanted) = verification.min_revision.filter(|wanted| *wanted > context.feed.position()) else {
+    let wanted = verification.min_revision.filter(|wanted| *wanted > context.feed.position());
+    // What has not the shape of a secret is looked for nowhere.
+    let (Some(wanted), Some(_)) = (wanted, &verification.digest) else {
         return Ok(verification.freshness);
     };
-    context.store.check_there()?;
-    if Box::pin(key_changes::find_revision(context.store.verify())).await? < wanted {
+    if Box::pin(context.feed.find_revision()).await? < wanted {
         return Err(ServiceError::unavailable("REVISION_NOT_REACHED"));
     }
     Ok(Freshness::Fresh)
@@ -200,6 +198,9 @@ async fn charge(
     let bounded = !key.rate_limits.is_empty() || !organization.rate_limits.is_empty();
     let limited = Charge { key: &key, limit_names, organization, cost: *cost, now };
     let metered = organization.monthly_quota > 0;
+    if let Some(Charged { denied: Some(outcome), statuses }) = context.limits.denied_for_certain(&limited) {
+        return Ok(Verified { rate_limits: statuses, ..denied(outcome, Some(key)) });
+    }
     // What is taken of the quota can be put back, so it comes first; the limits are heard all the same.
     let in_quota = !metered || Box::pin(context.quotas.take(organization, *cost, now)).await?;
     let hold = (metered && in_quota).then(|| QuotaHold { context, organization, cost: *cost, now });

@@ -261,6 +261,14 @@ fn postgres_pool(
                 Err(sqlx::Error::WorkerCrashed)
             })
         })
+        .after_connect(|connection, _| {
+            Box::pin(async move {
+                // A standby's state may be old: a revocation that it has not heard of would come back from it. A server
+                // becomes one by a restart alone, which ends its connections.
+                let standby: bool = sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(connection).await?;
+                if standby { Err(sqlx::Error::Protocol("it is a standby".to_owned())) } else { Ok(()) }
+            })
+        })
         .after_release(move |connection, _| {
             let may_be_open = begins.may_be_open();
             Box::pin(async move {

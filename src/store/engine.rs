@@ -1,6 +1,8 @@
 //! Where the two engines differ in SQL: locks, clocks, standbys, and triggers that run for a statement.
 //! Must not be joined by differences elsewhere, but for those that `store/mod.rs` names.
 
+use std::time::Duration;
+
 use sea_orm::{
     ConnectionTrait, DbBackend, DbErr, Statement,
     sea_query::{Expr, Func, SimpleExpr},
@@ -29,17 +31,37 @@ pub(super) fn joins_line(id: OrganizationId) -> SimpleExpr {
     Func::cust("pg_try_advisory_xact_lock_shared").arg(id.spread().cast_signed()).into()
 }
 
-/// Waits until this transaction alone may change the counters of an organization's limits. Where there is one process,
-/// on SQLite, its one writer sees to that.
+/// Waits until this transaction alone may change the counters of an organization's limits, and gives the time then, in
+/// microseconds since 1970. Where there is one process, on SQLite, its one writer sees to that.
 ///
 /// # Errors
 /// The database's own.
-pub(super) async fn lock_counters(db: &impl ConnectionTrait, id: OrganizationId) -> Result<(), DbErr> {
-    if db.get_database_backend() == DbBackend::Postgres {
+pub(super) async fn lock_counters(db: &impl ConnectionTrait, id: OrganizationId) -> Result<i64, DbErr> {
+    let backend = db.get_database_backend();
+    let (sql, place) = if backend == DbBackend::Postgres {
         // Another number than that of the line for the organization itself.
-        let place = [id.spread().rotate_left(32).cast_signed().into()];
-        let sql = "SELECT pg_advisory_xact_lock($1)";
-        db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, place)).await?;
+        let sql = format!(
+            "WITH locked AS MATERIALIZED (SELECT pg_advisory_xact_lock($1)) SELECT {POSTGRES_TIME} AS now FROM locked"
+        );
+        (sql, vec![id.spread().rotate_left(32).cast_signed().into()])
+    } else {
+        (format!("SELECT {SQLITE_TIME} AS now"), Vec::new())
+    };
+    let row = db.query_one_raw(Statement::from_sql_and_values(backend, sql, place)).await?;
+    row.map_or_else(|| Err(DbErr::RecordNotFound("the time".to_owned())), |row| row.try_get("", "now"))
+}
+
+const POSTGRES_TIME: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+const SQLITE_TIME: &str = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
+
+/// Bounds how long the statements of this connection wait for what somebody else holds. SQLite has one such bound from
+/// the beginning.
+///
+/// # Errors
+/// The database's own.
+pub(super) async fn limit_lock_waits(db: &impl ConnectionTrait, wait: Duration) -> Result<(), DbErr> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        db.execute_unprepared(&format!("SET lock_timeout = {}", wait.as_millis())).await?;
     }
     Ok(())
 }
@@ -47,8 +69,8 @@ pub(super) async fn lock_counters(db: &impl ConnectionTrait, id: OrganizationId)
 /// The database's clock, in microseconds since 1970.
 pub(super) fn server_time(db: &impl ConnectionTrait) -> SimpleExpr {
     Expr::cust(match db.get_database_backend() {
-        DbBackend::Postgres => "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
-        _ => "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)",
+        DbBackend::Postgres => POSTGRES_TIME,
+        _ => SQLITE_TIME,
     })
 }
 

@@ -125,6 +125,15 @@ fn is_unavailable(error: &DbErr) -> bool {
     }
 }
 
+/// Whether a statement gave up because somebody else held what it needed: a lock's time was up, or there was a deadlock.
+pub(super) fn waited_for_lock(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(source)) | DbErr::Query(RuntimeErr::SqlxError(source))) = error else {
+        return false;
+    };
+    let code = source.as_database_error().and_then(sqlx::error::DatabaseError::code);
+    code.is_some_and(|code| matches!(code.as_ref(), "55P03" | "40P01"))
+}
+
 fn is_transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(refusal) => refusal.code().is_some_and(|code| is_transient_code(&code)),

@@ -29,6 +29,8 @@ use super::StoreError;
 const MEMBERS_MAX: u32 = 64;
 /// Nobody joins a group that is older, so that its first member does not wait long.
 const AGE_MAX: Duration = Duration::from_millis(50);
+/// How long a statement may take: longer than the database itself lets it.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(35);
 /// How long a mutation waits for its turn.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -102,7 +104,9 @@ impl Transaction {
     /// Commits; see [`super::commit`].
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         match self.0 {
-            Kind::Own(transaction) => transaction.commit().await.map_err(|error| StoreError::from(error).of_commit()),
+            Kind::Own(transaction) => {
+                in_time(transaction.commit()).await.map_err(|error| StoreError::from(error).of_commit())
+            }
             Kind::Member(turn) => turn.commit().await,
         }
     }
@@ -272,6 +276,12 @@ fn ended_before() -> DbErr {
     DbErr::Conn(RuntimeErr::Internal("the shared transaction did not commit".to_owned()))
 }
 
+/// A statement, unless the other end of its connection is gone, which TCP alone would take a quarter of an hour to notice.
+async fn in_time<T>(statement: impl Future<Output = Result<T, DbErr>>) -> Result<T, DbErr> {
+    let hangs = |_| Err(DbErr::ConnectionAcquire(ConnAcquireErr::Timeout));
+    timeout(STATEMENT_TIMEOUT, statement).await.unwrap_or_else(hangs)
+}
+
 #[async_trait]
 impl ConnectionTrait for Transaction {
     fn get_database_backend(&self) -> DbBackend {
@@ -282,18 +292,18 @@ impl ConnectionTrait for Transaction {
     }
 
     async fn execute_raw(&self, statement: Statement) -> Result<ExecResult, DbErr> {
-        self.inner()?.execute_raw(statement).await
+        in_time(self.inner()?.execute_raw(statement)).await
     }
 
     async fn execute_unprepared(&self, sql: &str) -> Result<ExecResult, DbErr> {
-        self.inner()?.execute_unprepared(sql).await
+        in_time(self.inner()?.execute_unprepared(sql)).await
     }
 
     async fn query_one_raw(&self, statement: Statement) -> Result<Option<QueryResult>, DbErr> {
-        self.inner()?.query_one_raw(statement).await
+        in_time(self.inner()?.query_one_raw(statement)).await
     }
 
     async fn query_all_raw(&self, statement: Statement) -> Result<Vec<QueryResult>, DbErr> {
-        self.inner()?.query_all_raw(statement).await
+        in_time(self.inner()?.query_all_raw(statement)).await
     }
 }

@@ -7,7 +7,9 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait as _, Query},
 };
 
-use super::{StoreError, engine, entity::change_counter, entity::key_change as row, entity::key_change::Column};
+use super::{
+    StoreError, engine, entity::change_counter, entity::key_change as row, entity::key_change::Column, replicas,
+};
 use crate::domain::{digest::Digest, ids::OrganizationId, time::Timestamp};
 
 /// How many changes one read gives.
@@ -36,6 +38,8 @@ pub struct Head {
     pub trace: Option<Trace>,
     /// The change at the revision that was asked about.
     pub asked: Option<Trace>,
+    /// How many replicas gave a sign of life lately.
+    pub live: i64,
 }
 
 /// What changed.
@@ -68,6 +72,7 @@ pub async fn find_head(db: &impl ConnectionTrait, revision: i64) -> Result<Head,
         .expr_as(counter(change_counter::Column::Revision), "revision")
         .expr_as(counter(change_counter::Column::Epoch), "epoch")
         .expr_as(engine::is_standby(db), "standby")
+        .expr_as(replicas::count_live(db), "live")
         .from(change_counter::Entity)
         .join_as(JoinType::LeftJoin, row::Entity, ASKED, at(ASKED).eq(revision))
         .join_as(JoinType::LeftJoin, row::Entity, LATEST, at(LATEST).equals((change_counter::Entity, Column::Revision)))
@@ -83,7 +88,8 @@ pub async fn find_head(db: &impl ConnectionTrait, revision: i64) -> Result<Head,
         return Err(StoreError::standby());
     }
     let (asked, trace) = (trace_at(&found, ASKED)?, trace_at(&found, LATEST)?);
-    Ok(Head { revision: found.try_get("", "revision")?, epoch: found.try_get("", "epoch")?, trace, asked })
+    let of = |name: &str| found.try_get::<i64>("", name);
+    Ok(Head { revision: of("revision")?, epoch: found.try_get("", "epoch")?, trace, asked, live: of("live")? })
 }
 
 /// The two places of a change in the query of [`find_head`].

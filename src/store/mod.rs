@@ -35,6 +35,7 @@ pub mod revocations;
 pub mod rotations;
 mod rows;
 pub mod state;
+pub mod turns;
 pub mod usage;
 mod usage_added;
 pub mod usage_reports;
@@ -88,6 +89,12 @@ impl Store {
     #[must_use]
     pub const fn control(&self) -> &DatabaseConnection {
         &self.control
+    }
+
+    /// For single statements with which a verification is charged: not those of changes, which must get through.
+    #[must_use]
+    pub const fn charge(&self) -> &DatabaseConnection {
+        if self.is_shared() { &self.verify } else { &self.write }
     }
 
     /// For what is written in the background.
@@ -145,6 +152,13 @@ impl Store {
         if self.is_away() { Err(StoreError::away()) } else { Ok(()) }
     }
 
+    /// Ends once the database is away.
+    pub async fn gone(&self) {
+        let mut away = self.away.subscribe();
+        // The sender is in this store, and so lives on.
+        let _ = away.wait_for(|away| *away).await;
+    }
+
     /// Runs `work`, but gives it up where the database went away and came back meanwhile and `work` did not end soon
     /// after: TCP alone would take a quarter of an hour to notice that the other end of its connection is gone.
     ///
@@ -185,6 +199,15 @@ impl Store {
     pub async fn begin_usage(&self) -> Result<Transaction, StoreError> {
         self.check_there()?;
         Transaction::begin(&self.usage, &self.begins).await
+    }
+
+    /// Begins a transaction that charges a verification, where replicas share the database.
+    ///
+    /// # Errors
+    /// As [`Store::begin`].
+    pub async fn begin_charge(&self) -> Result<Transaction, StoreError> {
+        self.check_there()?;
+        Transaction::begin(self.charge(), &self.begins).await
     }
 
     /// How many shared commits have failed so far, for [`Store::settle`].

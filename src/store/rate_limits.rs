@@ -73,12 +73,16 @@ pub async fn list_of_subjects(
     Ok(rows.into_iter().map(TrackedWindow::from).collect())
 }
 
-/// Lines up for the counters of an organization and of its keys, which one transaction at a time may change.
+/// Lines up for the counters of an organization and of its keys, which one transaction at a time may change, and gives
+/// the database's time when it is this one's turn.
 ///
 /// # Errors
 /// The database's own.
-pub async fn lock_of_organization(transaction: &impl ConnectionTrait, id: OrganizationId) -> Result<(), StoreError> {
-    Ok(engine::lock_counters(transaction, id).await?)
+pub async fn lock_of_organization(
+    transaction: &impl ConnectionTrait,
+    id: OrganizationId,
+) -> Result<Timestamp, StoreError> {
+    Ok(Timestamp::from_micros(engine::lock_counters(transaction, id).await?))
 }
 
 /// The database's own time, which all replicas have in common.

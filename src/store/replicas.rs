@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, EntityTrait as _,
-    sea_query::{Expr, ExprTrait as _, OnConflict, Query},
+    sea_query::{Expr, ExprTrait as _, OnConflict, Query, SimpleExpr},
 };
 
 use super::{
@@ -17,24 +17,27 @@ use crate::domain::ids::RecordId;
 /// After so long without a sign of life a replica counts as gone.
 pub const LIVE: Duration = Duration::from_secs(35);
 
-/// Gives a sign of life of this replica, and counts those that are live.
-pub async fn beat(db: &impl ConnectionTrait, id: RecordId) -> Result<i64, StoreError> {
-    let now = engine::server_time(db);
+/// Gives a sign of life of this replica.
+pub async fn beat(db: &impl ConnectionTrait, id: RecordId) -> Result<(), StoreError> {
     let beat = Query::insert()
         .into_table(Entity)
         .columns([Column::Id, Column::TimeUs])
-        .values_panic([id.to_string().into(), now.clone()])
+        .values_panic([id.to_string().into(), engine::server_time(db)])
         .on_conflict(OnConflict::column(Column::Id).update_column(Column::TimeUs).to_owned())
         .to_owned();
     db.execute(&beat).await?;
-    let since = now.sub(i64::try_from(LIVE.as_micros()).unwrap_or(i64::MAX));
+    Ok(())
+}
+
+/// How many replicas are live, as a part of another query.
+pub(super) fn count_live(db: &impl ConnectionTrait) -> SimpleExpr {
+    let since = engine::server_time(db).sub(i64::try_from(LIVE.as_micros()).unwrap_or(i64::MAX));
     let live = Query::select()
-        .expr_as(Expr::col(Column::Id).count(), "live")
+        .expr(Expr::col(Column::Id).count())
         .from(Entity)
         .and_where(Expr::col(Column::TimeUs).gt(since))
         .to_owned();
-    let row = db.query_one(&live).await?;
-    Ok(row.map(|row| row.try_get("", "live")).transpose()?.unwrap_or(1))
+    SimpleExpr::SubQuery(None, Box::new(live.into()))
 }
 
 /// Says that this replica serves no longer.

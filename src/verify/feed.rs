@@ -14,10 +14,11 @@ use std::{
 };
 
 use tokio::{
+    runtime::Handle,
     sync::Notify,
     time::{sleep, timeout},
 };
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::{Freshness, Records};
 use crate::{
@@ -26,11 +27,13 @@ use crate::{
     store::{
         Store, StoreError,
         key_changes::{self, Head, Trace},
+        turns::{TurnError, Turns},
     },
 };
 
-/// How often the feed is polled.
+/// How often the feed is polled at the least; with a short bound it is a quarter of that.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(100);
 /// The longest that one poll may take. A database that is slower than this is as good as away.
 const POLL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause after the first poll that failed; after later ones it is the interval, give or take half of it.
@@ -41,6 +44,8 @@ const FAILURES: u32 = 2;
 const WAKE_PAUSE: Duration = Duration::from_millis(5);
 /// So many polls may find changes that no notification told of before the listener counts as lost.
 const UNTOLD_MAX: u32 = 3;
+/// More changes than this at once empty the cache.
+const CHANGES_MAX: i64 = 5000;
 /// The position of a follower that has not heard anything yet.
 const UNHEARD: i64 = -1;
 
@@ -54,6 +59,12 @@ pub struct Feed {
     history: Mutex<History>,
     heard_us: AtomicU64,
     failures: AtomicU32,
+    /// How often the history turned out to be another one.
+    turns_of_history: AtomicU64,
+    /// Live replicas, as the last poll counted them.
+    live: AtomicU32,
+    /// Asks for the revision past everything, those who ask together in one query.
+    revision: Turns<(), (), i64>,
     /// Of the present listener.
     listening: Mutex<Arc<AtomicBool>>,
     wake: Arc<Notify>,
@@ -80,6 +91,13 @@ impl Feed {
     /// A follower that has not heard anything yet. What it hears holds for `staleness_bound`.
     #[must_use]
     pub fn new(store: Store, records: Arc<Records>, staleness_bound: Duration) -> Self {
+        let own = store.clone();
+        let find = move |(), askers: Vec<()>| {
+            let store = own.clone();
+            Box::pin(async move { Ok(vec![key_changes::find_revision(store.verify()).await?; askers.len()]) }) as _
+        };
+        let (runtime, tasks) = (Handle::current(), TaskTracker::new());
+        let revision = Turns::new(store.clone(), runtime, tasks, 1, Box::new(find));
         Self {
             store,
             records,
@@ -88,6 +106,9 @@ impl Feed {
             history: Mutex::new(History { epoch: String::new(), trace: None }),
             heard_us: AtomicU64::new(0),
             failures: AtomicU32::new(0),
+            turns_of_history: AtomicU64::new(0),
+            live: AtomicU32::new(1),
+            revision,
             listening: Mutex::default(),
             wake: Arc::default(),
         }
@@ -97,6 +118,27 @@ impl Feed {
     #[must_use]
     pub fn position(&self) -> i64 {
         self.position.load(Ordering::Acquire)
+    }
+
+    /// How often the database turned out to be in another history than before: a backup was put back, or a standby took
+    /// over that lacked the latest changes. What was taken from the database before may be known to nobody then.
+    #[must_use]
+    pub fn turns_of_history(&self) -> u64 {
+        self.turns_of_history.load(Ordering::Acquire)
+    }
+
+    /// How many replicas are live, this one included.
+    #[must_use]
+    pub fn live(&self) -> u32 {
+        self.live.load(Ordering::Acquire)
+    }
+
+    /// The revision that the database has reached, asked for after this was called.
+    ///
+    /// # Errors
+    /// Where it cannot say.
+    pub async fn find_revision(&self) -> Result<i64, TurnError> {
+        self.revision.ask((), ()).await
     }
 
     /// How long ago it was that every change committed until then was known here.
@@ -141,7 +183,12 @@ impl Feed {
         let began = Uptime::now();
         let position = self.position();
         let head = key_changes::find_head(self.store.feed(), position).await?;
+        self.live.store(u32::try_from(head.live).unwrap_or(u32::MAX).max(1), Ordering::Release);
         let told = if position == UNHEARD || !self.goes_on(position, &head) {
+            if position != UNHEARD {
+                tracing::warn!("the database has another history than before: nothing that was cached counts");
+                self.turns_of_history.fetch_add(1, Ordering::AcqRel);
+            }
             // The first poll, or a database that was put back to another state: nothing cached can be trusted.
             self.records.evict_all();
             self.move_to(head.revision, History { epoch: head.epoch, trace: head.trace });
@@ -161,6 +208,12 @@ impl Feed {
 
     async fn catch_up(&self, mut position: i64, head: Head) -> Result<usize, StoreError> {
         let mut told = 0;
+        if head.revision - position > CHANGES_MAX {
+            // Evicting one by one would take long, and leave next to nothing.
+            self.records.evict_all();
+            self.move_to(head.revision, History { epoch: head.epoch, trace: head.trace });
+            return Ok(1);
+        }
         while position < head.revision {
             let changes = key_changes::list_after(self.store.feed(), position).await?;
             let Some(last) = changes.last() else {
@@ -232,7 +285,7 @@ impl Feed {
 
     fn pause(&self) -> Duration {
         match self.failures.load(Ordering::Acquire) {
-            0 => POLL_INTERVAL,
+            0 => POLL_INTERVAL.min(self.staleness_bound / 4).max(POLL_INTERVAL_MIN),
             1 => RETRY_PAUSE,
             _ => POLL_INTERVAL / 2 + random::jitter(POLL_INTERVAL),
         }

@@ -91,6 +91,9 @@ impl Loader {
 
     /// Looks a digest up again, some time soon; where too much waits already it does nothing.
     pub fn refresh(&self, digest: Digest) {
+        if self.store.is_away() {
+            return;
+        }
         let _ = self.enqueue(Waiting { digest, answer: None });
     }
 

@@ -3,9 +3,11 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::OnceCell;
+use tokio::{runtime::Handle, sync::OnceCell, time::timeout};
+use tokio_util::task::TaskTracker;
 
 use super::{
     cache::{GenerationCache, Hit, Slot},
@@ -14,7 +16,10 @@ use super::{
 use crate::{
     clock::Uptime,
     domain::{ids::OrganizationId, organization::Organization, permission::Reach},
-    store::{Database, Store, StoreError, organizations},
+    store::{
+        Database, Store, StoreError, organizations,
+        turns::{TurnError, Turns},
+    },
 };
 
 /// Loads under way, by what they load and by the generation they began in: whoever asks after an eviction must not be
@@ -42,11 +47,17 @@ impl Drop for Seat<'_> {
     }
 }
 
+/// Reads past the cache at once, each of another organization.
+const FRESH_AT_ONCE: usize = 2;
+
 /// The cached organizations.
 pub struct Organizations {
     store: Store,
     cache: GenerationCache<OrganizationId, Organization>,
     flights: Flights,
+    query_timeout: Duration,
+    /// Reads past the cache, those that come together in one.
+    fresh: Turns<OrganizationId, (), Option<Arc<Organization>>>,
 }
 
 impl Slot for OrganizationId {
@@ -59,7 +70,14 @@ impl Organizations {
     /// An empty cache over this store.
     pub fn new(store: Store, limits: &CacheLimits) -> Self {
         let cache = GenerationCache::new(limits.entries_max, limits.entry_age_max);
-        Self { store, cache, flights: Flights::default() }
+        let own = store.clone();
+        let read_once = move |id, askers: Vec<()>| {
+            let store = own.clone();
+            Box::pin(async move { Ok(vec![read(store.verify(), id).await?; askers.len()]) }) as _
+        };
+        let (runtime, tasks) = (Handle::current(), TaskTracker::new());
+        let fresh = Turns::new(store.clone(), runtime, tasks, FRESH_AT_ONCE, Box::new(read_once));
+        Self { store, cache, flights: Flights::default(), query_timeout: limits.query_timeout, fresh }
     }
 
     /// The organization with this id, or `None` where the database knows no such one.
@@ -79,6 +97,17 @@ impl Organizations {
         }
     }
 
+    /// The organization with this id as the database has it, by a read that begins after this.
+    ///
+    /// # Errors
+    /// Where the database cannot say.
+    pub async fn find_fresh(&self, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
+        self.fresh.ask(id, ()).await.map_err(|error| match error {
+            TurnError::Store(error) => error,
+            TurnError::Overloaded | TurnError::Abandoned => StoreError::Overloaded,
+        })
+    }
+
     async fn load(&self, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
         self.store.check_there()?;
         let begun = self.cache.begin_load(&id, Uptime::now());
@@ -86,7 +115,8 @@ impl Organizations {
         let flight = self.flights.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone();
         let seat = Seat { flights: &self.flights, name, flight };
         let load = async || {
-            let found = read(self.store.verify(), id).await?;
+            let found = timeout(self.query_timeout, read(self.store.verify(), id)).await;
+            let found = found.unwrap_or_else(|_| Err(StoreError::timed_out()))?;
             if let Some(organization) = &found {
                 self.cache.insert(id, organization.clone(), begun);
             }
@@ -112,9 +142,6 @@ impl Organizations {
 }
 
 /// Reads an organization from the database, whoever asks.
-///
-/// # Errors
-/// The database's own.
-pub async fn read(db: &impl Database, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
+async fn read(db: &impl Database, id: OrganizationId) -> Result<Option<Arc<Organization>>, StoreError> {
     Ok(organizations::find_by_id(db, Reach::All, id).await?.map(Arc::new))
 }

@@ -8,7 +8,7 @@ use super::{
     cache::Hit,
     key_caches::{CacheLimits, Cached, KeyCaches},
     loader::Loader,
-    organizations::{self, Organizations},
+    organizations::Organizations,
 };
 use crate::{
     domain::{digest::Digest, ids::OrganizationId, organization::Organization, record::KeyRecord},
@@ -25,7 +25,6 @@ pub enum Freshness {
 
 /// The cached records of one process.
 pub struct Records {
-    store: Store,
     keys: Arc<KeyCaches>,
     loader: Loader,
     organizations: Arc<Organizations>,
@@ -38,8 +37,7 @@ impl Records {
         let keys = Arc::new(KeyCaches::new(&limits));
         Self {
             loader: Loader::new(store.clone(), keys.clone(), limits.query_timeout),
-            organizations: Arc::new(Organizations::new(store.clone(), &limits)),
-            store,
+            organizations: Arc::new(Organizations::new(store, &limits)),
             keys,
         }
     }
@@ -80,10 +78,7 @@ impl Records {
     ) -> Result<Option<Arc<Organization>>, StoreError> {
         match freshness {
             Freshness::Cached => self.organizations.find(id).await,
-            Freshness::Fresh => {
-                self.store.check_there()?;
-                Box::pin(organizations::read(self.store.verify(), id)).await
-            }
+            Freshness::Fresh => Box::pin(self.organizations.find_fresh(id)).await,
         }
     }
 

@@ -3,10 +3,16 @@
 //! `proxy` and `processes` show that the faults are what they claim to be, so that a test which passes under one has
 //! been under it.
 
+mod credits;
+mod database;
 mod history;
 mod processes;
 mod proxy;
+mod rate_limits;
+mod replicas;
 mod revocation;
+mod rolling;
+mod usage;
 
 use std::time::Duration;
 

@@ -2,3 +2,4 @@
 //! server and a cluster, and the counters in the database.
 
 mod redis;
+mod table;

@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod keys;
 mod limits;
+mod operations;
 mod organizations;
 mod secrecy;
 mod server;

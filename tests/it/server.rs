@@ -1,11 +1,13 @@
 //! The server as its clients and its operator meet it: health that tells the truth from the first
 //! moment on, reflection, and calls that are answered whatever the database does.
 //! `wire`: connections that a test controls. `messages`: what a client may send. `connections`: many calls and bad
-//! peers. `drain`: the end. `hang_up`: callers who leave. `tls`: certificates.
+//! peers. `drain`: the end. `hang_up`: callers who leave. `tls`: certificates. `health_parts`: what is said of the parts
+//! that may be away.
 
 mod connections;
 mod drain;
 mod hang_up;
+mod health_parts;
 mod jobs;
 mod messages;
 pub mod metrics;

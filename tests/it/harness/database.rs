@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection, QueryResult, Statement};
 use tempfile::TempDir;
 
-use super::postgres::postgres;
+use super::postgres::{Postgres, postgres};
 use super::proxy::Proxy;
 
 /// The databases that Keystead runs on. Every test of the store and of the service names both.
@@ -39,14 +39,22 @@ pub struct TestDatabase {
 impl TestDatabase {
     /// Makes an empty database: no table is in it yet.
     pub async fn new(engine: Engine) -> Self {
-        let folder = tempfile::Builder::new().prefix("keystead-test-").tempdir().expect("a folder");
-        let (name, url) = match engine {
-            Engine::Sqlite => {
-                let file = folder.path().join("keystead.db");
-                (String::new(), format!("sqlite://{}", file.display()))
-            }
-            Engine::Postgres => postgres().create_database().await,
-        };
+        if engine == Engine::Postgres {
+            return Self::on(postgres()).await;
+        }
+        let folder = new_folder();
+        let url = format!("sqlite://{}", folder.path().join("keystead.db").display());
+        Self::of(engine, String::new(), url, folder)
+    }
+
+    /// The same on a server of the test's own. What knows the address of a server, or closes and opens the database, is
+    /// for the tests' common server alone.
+    pub async fn on(postgres: &Postgres) -> Self {
+        let (name, url) = postgres.create_database().await;
+        Self::of(Engine::Postgres, name, url, new_folder())
+    }
+
+    fn of(engine: Engine, name: String, url: String, folder: TempDir) -> Self {
         Self { engine, url, name, folder, spools: AtomicU32::new(0), admin_secret: Mutex::new(None) }
     }
 
@@ -193,6 +201,10 @@ impl Blocked {
         self.0.execute_unprepared("ROLLBACK").await.expect("the transaction ends");
         self.0.close().await.expect("the connection closes");
     }
+}
+
+fn new_folder() -> TempDir {
+    tempfile::Builder::new().prefix("keystead-test-").tempdir().expect("a folder")
 }
 
 fn files_in(folder: &Path) -> Vec<PathBuf> {

@@ -2,7 +2,7 @@
 //! No test sleeps; it waits on a condition with `wait_until`, which is bounded and says what it waited for.
 //!
 //! - `tools`: finds the programs that the tests need (PostgreSQL's, Redis, libfaketime, grpcurl, Python).
-//! - `postgres`: one PostgreSQL server for the test process, gone when the process is.
+//! - `postgres`: one PostgreSQL server for the test process, gone when the process is, and servers of one test alone.
 //! - `database`: a database per test on either engine; `store_test!` runs a test on both.
 //! - `redis`: one Redis for the test process, Redis servers that a test may kill, and a cluster.
 //! - `server`: runs the `keystead` binary, and stops, kills and restarts it; `output` is what it printed.
@@ -35,6 +35,7 @@ pub use calls::{Authorized, create_key, create_organization, expect_error, verif
 pub use clock::FakeClock;
 pub(crate) use database::store_test;
 pub use database::{Engine, TestDatabase};
+pub use postgres::Postgres;
 pub use proxy::{Fault, Proxy};
 pub use server::{Server, Setup, keystead_command};
 

@@ -1,6 +1,7 @@
 //! One real PostgreSQL server for the whole test process: started on first use in a temporary folder,
-//! as an ordinary user even where the tests run as root, reachable on 127.0.0.1 alone.
-//! It must never outlive the tests. `postgres.sh` sees to that: it holds a pipe from this process and
+//! as an ordinary user even where the tests run as root, reachable on 127.0.0.1 alone. A test that stops
+//! its server or makes a standby of it has servers of its own, which end when they are dropped.
+//! None must ever outlive the tests. `postgres.sh` sees to that: it holds a pipe from this process and
 //! stops the server when the pipe closes, which happens however this process ends.
 //! Each test gets a database and a role of its own; that role is no superuser, as in production.
 
@@ -18,7 +19,7 @@ use sea_orm::{ConnectOptions, ConnectionTrait, Database, DatabaseConnection};
 
 use super::tools;
 
-/// The test process's PostgreSQL server.
+/// A PostgreSQL server.
 pub struct Postgres {
     port: u16,
     password: String,
@@ -28,7 +29,7 @@ pub struct Postgres {
     _watchdog: Child,
 }
 
-/// The server, started by whoever asks first.
+/// The test process's server, started by whoever asks first.
 pub fn postgres() -> &'static Postgres {
     static SERVER: OnceLock<Postgres> = OnceLock::new();
     SERVER.get_or_init(Postgres::start)
@@ -50,6 +51,21 @@ impl Postgres {
         (name, url)
     }
 
+    /// The URL of its database `postgres`, as its superuser.
+    pub fn admin_url(&self) -> String {
+        format!("postgres://postgres:{}@{}/postgres", self.password, self.address())
+    }
+
+    /// The folder with all its data.
+    pub fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Makes a command run as the user that the server runs as.
+    pub fn as_its_user(&self, command: &mut Command) {
+        become_ordinary_user(command, &self.folder);
+    }
+
     /// Runs one statement as the server's administrator.
     pub async fn as_superuser(&self, sql: &str) {
         let connection = self.connect().await;
@@ -69,22 +85,31 @@ impl Postgres {
         let oid: i64 = row.try_get_by_index(0).expect("an oid");
         connection.execute_unprepared("CHECKPOINT").await.expect("a checkpoint");
         connection.close().await.expect("the administrator's connection closes");
-        let data = self.folder.join("data");
+        let data = self.data();
         vec![data.join("base").join(oid.to_string()), data.join("pg_wal")]
     }
 
     async fn connect(&self) -> DatabaseConnection {
-        let mut options =
-            ConnectOptions::new(format!("postgres://postgres:{}@127.0.0.1:{}/postgres", self.password, self.port));
+        let mut options = ConnectOptions::new(self.admin_url());
         options.max_connections(1).sqlx_logging(false);
         Database::connect(options).await.expect("the tests' PostgreSQL accepts a connection")
     }
 
-    fn start() -> Self {
+    /// Starts one for a test alone.
+    pub fn start() -> Self {
+        Self::run(random_password(), &[])
+    }
+
+    /// Starts a copy of this one for a test alone: `commands` fill its folder, `STANDBY_DATA`, and find `variables`.
+    pub fn start_copy(&self, commands: &str, variables: &[(&str, &str)]) -> Self {
+        let commands = [("KEYSTEAD_POSTGRES_COPY", commands)];
+        Self::run(self.password.clone(), &[commands.as_slice(), variables].concat())
+    }
+
+    fn run(password: String, variables: &[(&str, &str)]) -> Self {
         let programs = tools::postgres_folder();
         let folder =
             tempfile::Builder::new().prefix("keystead-postgres-").tempdir().expect("a temporary folder").keep();
-        let password = random_password();
         fs::write(folder.join("password"), &password).expect("the password file");
 
         let mut command = Command::new("sh");
@@ -98,6 +123,7 @@ impl Postgres {
                 command.env_remove(variable);
             }
         }
+        command.envs(variables.iter().copied());
         become_ordinary_user(&mut command, &folder);
 
         let mut child = command.spawn().expect("sh runs");

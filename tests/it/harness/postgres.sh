@@ -6,7 +6,8 @@
 # PORT that is free is used. Prints `ready PORT`, or `failed` and why. Standard input is a pipe whose
 # other end only the test process holds: it reads as closed when that process has ended, by whatever
 # signal. Then the server is stopped by its own pid file and the folder is removed. Lines of postgresql.conf in
-# KEYSTEAD_POSTGRES_SETTINGS win over those below.
+# KEYSTEAD_POSTGRES_SETTINGS win over those below. Where KEYSTEAD_POSTGRES_COPY holds commands, they fill the data folder,
+# STANDBY_DATA to them, in place of initdb: the server is then a copy of another one, with its settings.
 
 folder=$1 programs=$2
 shift 2
@@ -26,11 +27,16 @@ fail() {
     end
 }
 
-"$programs/initdb" -D "$data" -U postgres --pwfile="$folder/password" --auth=scram-sha-256 \
-    --encoding=UTF8 --locale=C --no-sync >"$log" 2>&1 </dev/null || fail "initdb"
+copied=${KEYSTEAD_POSTGRES_COPY:-}
+if [ -n "$copied" ]; then
+    PATH="$programs:$PATH" STANDBY_DATA="$data" sh -eu -c "$copied" >"$log" 2>&1 </dev/null || fail "the copy"
+else
+    "$programs/initdb" -D "$data" -U postgres --pwfile="$folder/password" --auth=scram-sha-256 \
+        --encoding=UTF8 --locale=C --no-sync >"$log" 2>&1 </dev/null || fail "initdb"
+fi
 
 # fsync stays on: the tests that kill a server promise that nothing acknowledged is lost.
-cat >>"$data/postgresql.conf" <<SETTINGS
+[ -n "$copied" ] || cat >>"$data/postgresql.conf" <<SETTINGS
 listen_addresses = '127.0.0.1'
 unix_socket_directories = ''
 max_connections = 300

@@ -1,10 +1,11 @@
-//! Finds the programs that the tests need and did not build: PostgreSQL's, Redis, libfaketime, grpcurl, Python with
+//! Finds the programs that the tests need and did not build: PostgreSQL's, Redis, libfaketime, curl, grpcurl, Python with
 //! grpcio.
 //! `tests/run` installs them and says where they are through the environment; without it the usual
 //! places are searched. A program that is not there fails the test with words on what to do.
 //! Invariant: with CI=true no client is ever left out.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The folder that holds `initdb`, `postgres` and `pg_ctl`: the newest version where there are several.
@@ -80,6 +81,34 @@ pub fn python() -> Option<PathBuf> {
          target/test-tools/venv/bin/pip install -r tests/clients/requirements.txt",
     )
 }
+
+/// A search path on which an operator's shell finds what the pages call: `keystead`, PostgreSQL's programs, curl, and
+/// grpcurl where there is one.
+pub fn operators_path() -> OsString {
+    let keystead = Path::new(env!("CARGO_BIN_EXE_keystead")).parent().map(Path::to_path_buf);
+    let grpcurl = grpcurl().and_then(|path| path.parent().map(Path::to_path_buf));
+    let folders: Vec<PathBuf> =
+        keystead.into_iter().chain([postgres_folder()]).chain(grpcurl).chain(search_path()).collect();
+    for (program, packages) in [
+        ("psql", POSTGRES_CLIENTS),
+        ("pg_dump", POSTGRES_CLIENTS),
+        ("pg_restore", POSTGRES_CLIENTS),
+        ("pg_basebackup", POSTGRES_CLIENTS),
+        ("pg_verifybackup", POSTGRES_CLIENTS),
+        ("curl", "curl"),
+    ] {
+        assert!(
+            folders.iter().any(|folder| folder.join(program).is_file()),
+            "The program {program} was not found. Run the tests with ./tests/run, which installs it; or install it by \
+             hand: {packages}."
+        );
+    }
+    env::join_paths(folders).expect("folders without a colon in their names")
+}
+
+/// The packages with PostgreSQL's clients.
+const POSTGRES_CLIENTS: &str =
+    "Debian, Ubuntu, Fedora: they come with the server; Alpine: postgresql-client; macOS: brew install postgresql@17";
 
 /// The repository's folder.
 pub fn repository() -> &'static Path {

@@ -125,14 +125,22 @@ impl Before {
     /// Where the counter stands before the charge: the highest of what is stored and known, each moved on to the newest
     /// window there is, with what the process charged alone on top.
     fn merged(&self, now: Timestamp) -> SlidingWindow {
-        let starts = [self.stored, self.known].into_iter().flatten().map(|window| window.start_us);
+        // What a clock far ahead has counted counts now.
+        let length = self.limit.window_us();
+        let sane = |window: SlidingWindow| {
+            let is_far_ahead = window.start_us > now.micros() + length;
+            let start_us = if is_far_ahead { now.micros() - now.micros() % length } else { window.start_us };
+            SlidingWindow { start_us, ..window }
+        };
+        let (stored, known) = (self.stored.map(sane), self.known.map(sane));
+        let starts = [stored, known].into_iter().flatten().map(|window| window.start_us);
         let newest = Timestamp::from_micros(starts.fold(now.micros(), i64::max));
         let moved = |window: Option<SlidingWindow>| match window {
             Some(window) => window.at(&self.limit, newest),
             None => SlidingWindow::empty(&self.limit, newest),
         };
-        let alone = moved(self.known.map(|known| SlidingWindow { current: self.carry, previous: 0, ..known }));
-        let (stored, known) = (moved(self.stored), moved(self.known));
+        let alone = moved(known.map(|known| SlidingWindow { current: self.carry, previous: 0, ..known }));
+        let (stored, known) = (moved(stored), moved(known));
         SlidingWindow {
             start_us: stored.start_us,
             current: stored.current.max(known.current) + alone.current,

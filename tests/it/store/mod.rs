@@ -1,12 +1,14 @@
 //! The store suite: every function of `keystead::store`, called directly, on SQLite and on a real PostgreSQL.
 //! One suite serves both engines: a test runs on one alone only where its call site says why.
-//! Also here: `verify::Records`, `verify::Feed` and `limits::Spender`, whose promises rest on the store's.
+//! Also here: `verify::Records`, `verify::Feed`, `limits::Spender` and `limits::Quotas`, whose promises rest on the
+//! store's.
 
 mod api_keys;
 mod audit_events;
 mod cancelled;
 mod corrupt_rows;
 mod credits;
+mod feed;
 mod flood;
 mod group_commit;
 mod jobs;
@@ -18,8 +20,10 @@ mod migrations;
 mod open;
 mod organization_lists;
 mod organizations;
+mod quotas;
 mod rate_limits;
 mod records;
+mod replicas;
 mod revisions;
 mod spender;
 mod state;

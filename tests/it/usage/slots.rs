@@ -76,6 +76,15 @@ async fn two_servers_on_one_spool_have_a_slot_each_and_the_next_one_adopts_both(
         }
     }
     database.let_back().await;
+    for server in [&first, &second] {
+        wait_until("the database to be noticed again", async || {
+            asked += 1;
+            let is_answered = server.keys().verify_key(asking(&secret)).await.is_ok();
+            answered += i64::from(is_answered);
+            is_answered
+        })
+        .await;
+    }
     for _ in 0..20 {
         assert_eq!(verify(&first, &secret).await.outcome(), Outcome::Valid);
         assert_eq!(verify(&second, &secret).await.outcome(), Outcome::Valid);

@@ -1,12 +1,13 @@
 //! Turns: what is asked of one row, or of one group of rows, while a statement for it is under way is gathered, and
 //! settled together by the next one, in order of arrival. Concurrent spends of one key then cost one statement.
 //! Invariant: whoever goes away while waiting is not settled; once a turn has begun it runs to its end, in a task that
-//! a shutdown waits for. Must not know what is asked: `credits.rs`, `quotas.rs` and `table.rs` settle.
+//! a shutdown waits for. Whoever asks is answered by a turn that began later. Must not know what is asked.
 
 use std::{
     collections::{BTreeMap, HashMap},
     hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
@@ -14,16 +15,17 @@ use tokio::{
     runtime::Handle,
     sync::{Semaphore, oneshot},
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_util::task::TaskTracker;
 
-use crate::store::{Store, StoreError};
+use super::{Store, StoreError};
 
 /// How many questions of one kind may wait for a turn.
 const WAITING_MAX: usize = 10_000;
-/// How many turns of one kind may be under way at once, each for another row. They share their connections (8 unless
-/// configured) with changes of keys, a revocation among them, and must not take them all.
-const TURNS_MAX: usize = 4;
+
+/// The longest that a turn may take.
+const TURN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a question was not answered. Only `Overloaded` says that nothing was written.
 #[derive(Debug, Clone)]
@@ -37,10 +39,10 @@ pub enum TurnError {
 }
 
 /// Settles all questions of one turn, and answers each, in their order.
-pub(super) type Settle<K, Q, A> = dyn Fn(K, Vec<Q>) -> BoxFuture<'static, Result<Vec<A>, StoreError>> + Send + Sync;
+pub type Settle<K, Q, A> = dyn Fn(K, Vec<Q>) -> BoxFuture<'static, Result<Vec<A>, StoreError>> + Send + Sync;
 
 /// Gathers questions `Q` about rows `K`, whose answers are `A`.
-pub(super) struct Turns<K, Q, A> {
+pub struct Turns<K, Q, A> {
     shared: Arc<Shared<K, Q, A>>,
     runtime: Handle,
     tasks: TaskTracker,
@@ -78,10 +80,18 @@ where
     Q: Send + 'static,
     A: Send + 'static,
 {
-    /// Turns that run on `runtime`, wherever a question comes from, and are waited for by whoever waits for `tasks`.
-    pub fn new(store: Store, runtime: Handle, tasks: TaskTracker, settle: Box<Settle<K, Q, A>>) -> Self {
+    /// Turns that run on `runtime`, wherever a question comes from, and are waited for by whoever waits for `tasks`; at
+    /// most `at_once` of them, each about another row: they share their connections with look-ups or with changes of
+    /// keys, a revocation among them, and must not take them all.
+    pub fn new(
+        store: Store,
+        runtime: Handle,
+        tasks: TaskTracker,
+        at_once: usize,
+        settle: Box<Settle<K, Q, A>>,
+    ) -> Self {
         let gathered = Mutex::new(Gathered { queues: HashMap::new(), waiting: 0, arrivals: 0 });
-        let shared = Arc::new(Shared { store, settle, gathered, permits: Semaphore::new(TURNS_MAX) });
+        let shared = Arc::new(Shared { store, settle, gathered, permits: Semaphore::new(at_once) });
         Self { shared, runtime, tasks }
     }
 
@@ -93,7 +103,11 @@ where
         self.shared.store.check_there().map_err(TurnError::Store)?;
         let (answer, answered) = oneshot::channel();
         let _place = self.join(about, Waiting { question, answer })?;
-        answered.await.unwrap_or(Err(TurnError::Abandoned))
+        tokio::select! {
+            biased;
+            answer = answered => answer.unwrap_or(Err(TurnError::Abandoned)),
+            () = self.shared.store.gone() => Err(TurnError::Store(StoreError::away().of_commit())),
+        }
     }
 
     fn join(&self, about: K, waiting: Waiting<Q, A>) -> Result<Place<'_, K, Q, A>, TurnError> {
@@ -147,8 +161,9 @@ impl<K: Hash + Eq + Copy, Q, A> Shared<K, Q, A> {
             }
             let (questions, askers): (Vec<Q>, Vec<_>) =
                 turn.into_iter().map(|waiting| (waiting.question, waiting.answer)).unzip();
-            let settled = self.store.unless_stuck((self.settle)(about, questions)).await.flatten();
-            let answers = match settled {
+            // A turn that hangs, on a connection whose other end is gone, would keep its row from everybody.
+            let settled = timeout(TURN_TIMEOUT, (self.settle)(about, questions)).await;
+            let answers = match settled.unwrap_or_else(|_| Err(StoreError::timed_out().of_commit())) {
                 Ok(answers) => answers.into_iter().map(Ok).collect(),
                 Err(error) => {
                     vec![error; askers.len()].into_iter().map(|error| Err(TurnError::Store(error))).collect::<Vec<_>>()
