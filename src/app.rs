@@ -47,7 +47,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long reading all that a call needs may take, limits and usage of before among it.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
+const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often those who watch health are told of its end while the service drains.
 const WATCHERS_INTERVAL: Duration = Duration::from_secs(1);

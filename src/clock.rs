@@ -36,7 +36,7 @@ impl Clock {
     }
 }
 
-/// A moment on a clock that nobody can set and that counts suspend (`CLOCK_BOOTTIME`, clock_gettime(2)): what bounds
+/// A moment on a clock that nobody can set and that counts suspend (`CLOCK_BOOTTIME` of `clock_gettime(2)`): what bounds
 /// the age of what is known. `Instant` stands still while a machine sleeps, so that it would wake up with a cache that
 /// looks young.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -186,7 +186,9 @@ pub fn charge_all(limits: &[&RateLimit], windows: &mut [SlidingWindow], now: Tim
     let mut standings = limits.iter().zip(windows.iter());
     let denied = standings.any(|(limit, window)| !limit.shadow && !window.admits(limit, now, cost.max(1)));
     if !denied {
-        windows.iter_mut().for_each(|window| *window = window.charged(cost));
+        for window in windows {
+            *window = window.charged(cost);
+        }
     }
     denied
 }

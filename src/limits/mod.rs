@@ -33,8 +33,8 @@ pub use crate::store::turns::TurnError;
 
 /// The rate limits of one process, alone or shared.
 pub enum Limits {
-    Alone(Limiter),
-    Shared(SharedLimits),
+    Alone(Box<Limiter>),
+    Shared(Box<SharedLimits>),
 }
 
 impl Limits {
@@ -43,12 +43,12 @@ impl Limits {
     #[must_use]
     pub fn new(redis: Option<RedisCounters>, store: &Store, runtime: Handle, statements: TaskTracker) -> Self {
         match redis {
-            Some(redis) => Self::Shared(SharedLimits::new(Counters::Redis(redis))),
+            Some(redis) => Self::Shared(Box::new(SharedLimits::new(Counters::Redis(redis)))),
             None if store.is_shared() => {
                 let table = TableCounters::new(store.clone(), runtime, statements);
-                Self::Shared(SharedLimits::new(Counters::Table(table)))
+                Self::Shared(Box::new(SharedLimits::new(Counters::Table(Box::new(table)))))
             }
-            None => Self::Alone(Limiter::default()),
+            None => Self::Alone(Box::default()),
         }
     }
 

@@ -70,7 +70,7 @@ impl From<RedisError> for Unanswered {
 /// The counters that all replicas charge.
 pub(super) enum Counters {
     Redis(RedisCounters),
-    Table(TableCounters),
+    Table(Box<TableCounters>),
 }
 
 /// Rate limits over several replicas, as one of them sees them.
@@ -188,11 +188,10 @@ impl SharedLimits {
         let mut seen = self.seen(charge.organization);
         for ((subject, limit), window) in limits.iter().zip(&answered.windows) {
             let seen = Seen::entry(&mut seen, *subject, limit, *window);
-            // An answer that was overtaken by a later one is old news.
+            // An answer that was overtaken by a later one is old news, or an operator has cleared what was counted.
             if (window.start_us, window.current) >= (seen.window.start_us, seen.window.current) {
-                seen.window = *window;
+                (seen.window, seen.answered_at) = (*window, now);
             }
-            seen.answered_at = now;
         }
         drop(seen);
         let statuses = statuses(limits, &answered.windows, answered.now, charge, answered.denied);
@@ -308,7 +307,7 @@ impl SharedLimits {
     }
 
     /// How many keys and organizations are counted for.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 

@@ -191,8 +191,12 @@ impl Changes {
                 let rule = self.broken(revoked, verified, bound)?;
                 Some(Violation { rule, verified: *verified, change: *revoked })
             }),
-            What::Verified(_) | What::VerifyFailed(_) | What::ChangeFailed(_) => None,
-            What::Created | What::Revoked | What::Reactivated => None,
+            What::Verified(_)
+            | What::VerifyFailed(_)
+            | What::ChangeFailed(_)
+            | What::Created
+            | What::Revoked
+            | What::Reactivated => None,
         }
     }
 

@@ -47,8 +47,8 @@ pub fn faketime() -> PathBuf {
     // Debian has a folder for each architecture.
     let libraries = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let others = ["/usr/lib", "/usr/lib64", "/opt/homebrew/lib", "/usr/local/lib"].map(PathBuf::from);
-    let names = ["libfaketimeMT.so.1", "libfaketime.so.1", "libfaketimeMT.1.dylib", "libfaketime.1.dylib"];
-    let found = libraries.chain(others).flat_map(|folder| names.map(|name| folder.join("faketime").join(name)));
+    let files = ["libfaketimeMT.so.1", "libfaketime.so.1", "libfaketimeMT.1.dylib", "libfaketime.1.dylib"];
+    let found = libraries.chain(others).flat_map(|folder| files.map(|file| folder.join("faketime").join(file)));
     named.into_iter().chain(found).find(|path| path.is_file()).unwrap_or_else(|| {
         panic!(
             "The library libfaketime was not found. Run the tests with ./tests/run, which installs it; or install it \

@@ -155,9 +155,9 @@ fn expected(counters: &[Before], cost: i64, now: Timestamp) -> Answered {
     let denies = |(before, window): (&Before, &SlidingWindow)| {
         !before.limit.shadow && !window.admits(&before.limit, now, cost.max(1))
     };
-    let denied = counters.iter().zip(&merged).any(denies);
-    let charged = if denied { 0 } else { cost };
-    Answered { now, denied, windows: merged.into_iter().map(|window| window.charged(charged)).collect() }
+    let refused = counters.iter().zip(&merged).any(denies);
+    let charged = if refused { 0 } else { cost };
+    Answered { now, denied: refused, windows: merged.into_iter().map(|window| window.charged(charged)).collect() }
 }
 
 #[tokio::test]

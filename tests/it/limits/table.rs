@@ -148,8 +148,8 @@ async fn replicas_that_charge_at_once_admit_exactly_the_limit() {
             let (replica, holder) = (replicas[at % 2].clone(), holder.clone());
             charges.spawn(async move { replica.charge(&holder, 1).await });
         }
-        let charged: Vec<Charged> = charges.join_all().await.into_iter().collect::<Option<_>>()?;
-        assert_eq!(charged.iter().filter(|charged| charged.denied.is_none()).count(), 100);
+        let answers: Vec<Charged> = charges.join_all().await.into_iter().collect::<Option<_>>()?;
+        assert_eq!(answers.iter().filter(|charged| charged.denied.is_none()).count(), 100);
         assert_eq!(shared.count(holder.key.counter_id, "hundred").await, 100);
         Some(())
     })

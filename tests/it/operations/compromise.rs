@@ -44,6 +44,7 @@ async fn a_compromised_key_is_found_ended_looked_into_and_issued_anew() {
     replicas.all_have_seen().await;
     replicas.all_say(&secret, Outcome::Revoked).await;
 
+    replicas.shell.set("SINCE", "2000-01-01T00:00:00Z");
     let use_of_it = replicas.shell.run(&["compromise-use"]);
     for part in ["/v1/invoices", "203.0.113.7", "intruder/1", "VALID"] {
         assert!(use_of_it.contains(part), "{part} is not in {use_of_it}");

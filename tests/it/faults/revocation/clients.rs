@@ -161,19 +161,19 @@ impl Shared {
                 break;
             }
             pace.tick().await;
-            let (taken, what, settings, place) = match turn % 4 {
+            let (chosen, what, settings, position) = match turn % 4 {
                 0 => (lock(&self.pool).take_oldest(), What::Revoked, REVOKE, Place::Revoked),
                 1 => (lock(&self.pool).take_oldest(), What::Revoked, REVOKE, Place::First),
                 2 => (lock(&self.pool).take_last_revoked(), What::Reactivated, REACTIVATE, Place::First),
                 _ => (lock(&self.pool).take_first_revoked(), What::Reactivated, REACTIVATE, Place::Last),
             };
-            let Some(key) = taken else { continue };
+            let Some(key) = chosen else { continue };
             let statement = format!("UPDATE api_keys SET {settings} WHERE id = '{}'", key.id);
             let call = Call::begin(key.number, Via::Sql);
             let changed = connection.execute_unprepared(&statement).await.expect("SQL changes a key").rows_affected();
             self.note(call.end(what));
             assert_eq!(changed, 1, "{statement}");
-            lock(&self.pool).put(key, place);
+            lock(&self.pool).put(key, position);
         }
         connection.close().await.expect("the operator's connection closes");
     }
