@@ -17,7 +17,7 @@
 //!
 //! Who may import what (a test checks it): `cli` uses `app`; `app` sees everything; `grpc` sees `service` and
 //! `domain`; `service` sees `domain`, `store`, `verify`, `limits`, `usage`, `telemetry`; `verify`, `limits` and `usage`
-//! see `domain` and `store`; `store` sees `domain`; `domain` sees nothing. tonic and prost stay in `grpc` (and the
+//! see `domain` and `store`; `store` sees `domain`; `domain` sees nothing; `clock` and `random` are open to most. tonic and prost stay in `grpc` (and the
 //! CLI's client), `sea_orm` in `store`.
 //!
 //! The way of one `VerifyKey`: `grpc/verify_call.rs` reads and writes its bytes; `grpc/key_service.rs` decodes, calls and
