@@ -268,7 +268,14 @@ impl SharedLimits {
     /// not, and whoever notices where nobody else asks.
     pub async fn follow(&self) {
         loop {
-            self.probe().await;
+            let asks = match &self.counters {
+                Counters::Redis(_) => true,
+                // The change feed knows of the database already.
+                Counters::Table(table) => self.is_degraded() || table.is_away(),
+            };
+            if asks {
+                self.probe().await;
+            }
             tokio::time::sleep(PROBE_INTERVAL + random::jitter(PROBE_INTERVAL)).await;
         }
     }

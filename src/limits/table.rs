@@ -86,6 +86,11 @@ impl TableCounters {
         Unanswered { cause: cause.into(), alone: !self.store.is_away() }
     }
 
+    /// Whether the database is away, as far as the change feed knows.
+    pub fn is_away(&self) -> bool {
+        self.store.is_away()
+    }
+
     /// Whether the database answers.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::{
     fs::{self, File, TryLockError},
     path::{Path, PathBuf},
     str::FromStr as _,
-    sync::Arc,
+    sync::{Arc, RwLock},
     time::{Duration, Instant},
 };
 
@@ -43,6 +43,10 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection of PostgreSQL that has not been used for so long is asked whether it still is one.
 const POSTGRES_REST: Duration = Duration::from_millis(250);
+/// After so long a connection is made anew, so that the load spreads over what a pooler or a proxy has by then.
+const CONNECTION_LIFETIME: Duration = Duration::from_mins(30);
+/// The longest statement of the change feed.
+const FEED_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a connection that is there may take to say so.
 const PING_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a command asks for a file that is in use.
@@ -196,7 +200,7 @@ async fn open_sqlite(options: SqliteConnectOptions, verify_timeout: Duration) ->
     Ok(Store {
         verify: readers(SQLITE_READERS),
         control: readers(SQLITE_READERS),
-        feed: readers(1),
+        feed: Arc::new(RwLock::new(readers(1))),
         usage: writer.clone(),
         group: Some(Group::new(writer.clone())),
         begins: Begins::default(),
@@ -219,7 +223,7 @@ fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
     let verify = pool(options.verify_connections_max, wait, ask);
     let control = pool(options.control_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT);
     let usage = pool(options.usage_connections_max, ACQUIRE_TIMEOUT, STATEMENT_TIMEOUT);
-    let feed = pool(1, ACQUIRE_TIMEOUT, ask);
+    let feed = Arc::new(RwLock::new(feed_pool(&postgres, &begins)));
     Ok(Store {
         verify,
         write: control.clone(),
@@ -231,6 +235,11 @@ fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
         listen: Some(postgres),
         away: Arc::default(),
     })
+}
+
+/// A pool of the change feed's one connection.
+pub(super) fn feed_pool(options: &PgConnectOptions, begins: &Begins) -> DatabaseConnection {
+    postgres_pool(options, 1, ACQUIRE_TIMEOUT, FEED_TIMEOUT, begins.clone())
 }
 
 /// A mutation runs to its end, so the end has to be bounded: by how long a statement may take, wait for a lock, or
@@ -248,8 +257,12 @@ fn postgres_pool(
         ("lock_timeout", milliseconds(LOCK_TIMEOUT)),
         ("idle_in_transaction_session_timeout", milliseconds(IDLE_TIMEOUT)),
     ]);
+    // A pool of one keeps its connection: where the server has none to spare, another would not be had.
+    let lifetime = (connections_max > 1).then_some(CONNECTION_LIFETIME);
     let pool = PgPoolOptions::new()
         .max_connections(connections_max)
+        .max_lifetime(lifetime)
+        .idle_timeout(lifetime)
         .acquire_timeout(acquire_timeout)
         // sqlx asks the server at every release; what has rested longer may have been cut meanwhile.
         .test_before_acquire(false)

@@ -43,7 +43,10 @@ pub mod usage_retention;
 pub mod usage_spools;
 pub mod usage_sums;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use sea_orm::{DatabaseConnection, sqlx::postgres::PgConnectOptions};
 use tokio::sync::watch;
@@ -66,7 +69,7 @@ pub struct Store {
     control: DatabaseConnection,
     write: DatabaseConnection,
     usage: DatabaseConnection,
-    feed: DatabaseConnection,
+    feed: Arc<RwLock<DatabaseConnection>>,
     /// Where mutations share commits: on SQLite.
     group: Option<Group>,
     begins: Begins,
@@ -105,8 +108,18 @@ impl Store {
 
     /// For the change feed: one connection of its own, so that no flood of look-ups delays a revocation.
     #[must_use]
-    pub const fn feed(&self) -> &DatabaseConnection {
-        &self.feed
+    pub fn feed(&self) -> DatabaseConnection {
+        self.feed.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the change feed connect anew. Its one connection may have died at a moment at which its pool waits for it
+    /// for ever: sqlx asks a connection that is released once more whether it is there, without a bound.
+    pub fn renew_feed(&self) {
+        if let Some(options) = &self.listen {
+            let fresh = connect::feed_pool(options, &self.begins);
+            let old = std::mem::replace(&mut *self.feed.write().unwrap_or_else(PoisonError::into_inner), fresh);
+            drop(old);
+        }
     }
 
     /// For single statements that write, such as spending credits.
@@ -230,7 +243,7 @@ impl Store {
 
     /// Closes all connections, flushing what SQLite holds in its log.
     pub async fn close(self) {
-        for pool in [self.feed, self.verify, self.control, self.usage, self.write] {
+        for pool in [self.feed(), self.verify, self.control, self.usage, self.write] {
             if let Err(error) = pool.close().await {
                 tracing::warn!(error = %error, "closing a database pool failed");
             }

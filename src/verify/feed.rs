@@ -182,7 +182,7 @@ impl Feed {
     pub async fn poll(&self) -> Result<usize, StoreError> {
         let began = Uptime::now();
         let position = self.position();
-        let head = key_changes::find_head(self.store.feed(), position).await?;
+        let head = key_changes::find_head(&self.store.feed(), position).await?;
         self.live.store(u32::try_from(head.live).unwrap_or(u32::MAX).max(1), Ordering::Release);
         let told = if position == UNHEARD || !self.goes_on(position, &head) {
             if position != UNHEARD {
@@ -215,7 +215,7 @@ impl Feed {
             return Ok(1);
         }
         while position < head.revision {
-            let changes = key_changes::list_after(self.store.feed(), position).await?;
+            let changes = key_changes::list_after(&self.store.feed(), position).await?;
             let Some(last) = changes.last() else {
                 self.records.evict_all();
                 self.move_to(head.revision, History { epoch: head.epoch.clone(), trace: head.trace.clone() });
@@ -281,6 +281,9 @@ impl Feed {
             Some(_) | None => {}
         }
         self.store.set_away(error.is_some() && failures >= FAILURES);
+        if error.is_some() && failures >= FAILURES {
+            self.store.renew_feed();
+        }
     }
 
     fn pause(&self) -> Duration {

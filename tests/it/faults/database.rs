@@ -1,9 +1,11 @@
-//! The database away from one replica, cut off, silent, or slow, while another goes on: what is cached is answered until
-//! the bound, and quickly; then nobody knows, and it is said so; what is not cached, and what the database has the last
-//! word on, is not known from the first moment on; changes are refused at once; and all comes back by itself, nothing
-//! that a fault suggested among it, with every verification counted. Half-open connections are found and replaced.
+//! The database away from one replica, cut off, silent, or slow, while another goes on: what is cached is answered
+//! until the bound, and quickly; then nobody knows, and it is said so; what is not cached, and what the database has
+//! the last word on, is not known from the first moment on; changes are refused at once; and all comes back by itself,
+//! nothing that a fault suggested among it, with every verification counted. Half-open connections are replaced; how
+//! the feed does that is a test of its own.
 //! What a watch of each kind of question may be told is one table, which `matrix` puts to every state of Redis too.
 
+mod feed;
 mod matrix;
 
 use std::time::{Duration, Instant};

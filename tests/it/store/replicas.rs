@@ -21,7 +21,7 @@ impl World {
     }
 
     async fn live(&self) -> i64 {
-        key_changes::find_head(self.store.feed(), 0).await.expect("a head").live
+        key_changes::find_head(&self.store.feed(), 0).await.expect("a head").live
     }
 
     /// Makes a replica's last sign of life so much older.

@@ -1,7 +1,7 @@
 //! Every state of the database with every state of Redis: up, cut off, silent, half-open and slow with up, cut off,
-//! silent and killed. In each cell a known key, one with a rate limit, a revoked one, a new one and a secret that nobody
-//! has are asked for over and over, before, during and after the fault of the database; and each answer is one of the
-//! table of `super`: the truth where it can be known, or that it is not known, and nothing else.
+//! silent and killed. In each cell a known key, one with a rate limit, a revoked one, a new one and a secret that
+//! nobody has are asked for over and over, while the database has its fault and when it is over; and each answer is one
+//! of the table of `super`: the truth where it can be known, or that it is not known, and nothing else.
 //! Redis never decides about that: its state lasts from the first cell to the last.
 
 use std::time::Duration;
@@ -15,9 +15,9 @@ use crate::callers::requests::{issuing, verifying};
 use crate::faults::replicas::{HASTY, Replicas, Told, Watch, create, hear, long_limit, words};
 use crate::harness::{Fault, OwnRedis, Proxy, create_organization, redis, wait_until};
 
-/// What befalls the database, one after the other.
+/// What befalls the database, one after the other; the cut also ends what the one before left half-open.
 const FAULTS: [Fault; 5] =
-    [Fault::None, Fault::Cut, Fault::Silence, Fault::HalfOpen, Fault::Delay(Duration::from_secs(5))];
+    [Fault::None, Fault::HalfOpen, Fault::Cut, Fault::Silence, Fault::Delay(Duration::from_secs(5))];
 
 /// The states of Redis, each that of one replica.
 const REDIS: [&str; 4] = ["up", "cut", "silent", "killed"];
