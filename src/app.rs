@@ -46,7 +46,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 /// How often health is told what is away.
 const HEALTH_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long reading all that a call needs may take, limits and usage of before among it.
+/// How long reading all that a call needs may take, usage that waits in the spool among it.
 const READ_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// How often those who watch health are told of its end while the service drains.

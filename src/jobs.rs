@@ -85,7 +85,7 @@ fn of_this_process(context: &Arc<Context>) -> Vec<AbortHandle> {
         each_interval("audit", INTERVAL, context, audit_round()),
         each_interval("pruning", PRUNING_INTERVAL, context, |context| async move { prune(&context).await }),
         each_interval("quotas", INTERVAL, context, quotas_round()),
-        each_interval("replicas", BEAT_INTERVAL, context, |context| async move { beat(&context).await }),
+        each_interval("replicas", INTERVAL, context, beats()),
     ]
 }
 
@@ -100,10 +100,23 @@ fn of_one_process(context: &Arc<Context>, usage_retention_days: u32) -> [AbortHa
     ]
 }
 
-/// Says that this process lives; how many do, the feed counts.
-async fn beat(context: &Context) -> Result<u64, StoreError> {
-    context.store.check_there()?;
-    replicas::beat(context.store.usage(), context.replica_id).await.map(|()| 0)
+/// Says now and then that this process lives, and at once after it could not; how many do, the feed counts.
+fn beats() -> impl Fn(Arc<Context>) -> BoxFuture<'static, Result<u64, StoreError>> {
+    let beaten: Arc<Mutex<Option<Instant>>> = Arc::default();
+    move |context| {
+        let beaten = beaten.clone();
+        Box::pin(async move {
+            let last = *beaten.lock().unwrap_or_else(PoisonError::into_inner);
+            if last.is_some_and(|at| at.elapsed() < BEAT_INTERVAL) {
+                return Ok(0);
+            }
+            context.store.check_there()?;
+            // Not on the connections of usage, whose transactions may take long.
+            replicas::beat(context.store.write(), context.replica_id).await?;
+            *beaten.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            Ok(0)
+        })
+    }
 }
 
 /// Gives back what quotas hold and do not use. Of another history nothing was taken.
@@ -199,7 +212,7 @@ pub async fn finish(context: &Arc<Context>) {
         ("limits", flush_limits(context).await),
         ("audit", seal(context).await),
         ("quotas", context.quotas.give_back(&context.store, true).await),
-        ("replicas", replicas::leave(context.store.usage(), context.replica_id).await.map(|()| 0)),
+        ("replicas", replicas::leave(context.store.write(), context.replica_id).await.map(|()| 0)),
     ];
     for (job, result) in results {
         if let Err(error) = result {

@@ -102,7 +102,9 @@ pub async fn serve(
     }
     // Whoever has connected by now is told, and not cut off.
     while let Some(Ok((stream, peer))) = listener.accept().now_or_never() {
-        workers.give(stream.into_std()?, peer)?;
+        if let Ok(stream) = stream.into_std() {
+            workers.give(stream, peer)?;
+        }
     }
     drop(listener);
     workers.finish().await;

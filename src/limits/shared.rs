@@ -11,7 +11,7 @@ use std::{
     collections::HashMap,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -39,7 +39,7 @@ const STRIKE: u32 = 3;
 const STRIKES_MAX: u32 = 9;
 /// How often the counters are asked whether they are there; up to as much again is added at random.
 const PROBE_INTERVAL: Duration = Duration::from_millis(400);
-/// For how long what was seen may deny without asking: an operator may have cleared what stood against it.
+/// For how long what was seen may deny without asking: an operator may have cleared what stood against it in the table.
 const SEEN_DENIES: Duration = Duration::from_secs(5);
 /// What was seen is kept in so many maps, each with a lock of its own.
 const SHARDS: usize = 16;
@@ -78,6 +78,7 @@ pub struct SharedLimits {
     counters: Counters,
     shards: [Mutex<HashMap<u128, Vec<Seen>>>; SHARDS],
     strikes: AtomicU32,
+    charged_alone: AtomicU64,
     degraded: AtomicBool,
     /// Whether the log says that this replica counts alone.
     told: AtomicBool,
@@ -95,6 +96,7 @@ impl SharedLimits {
             counters,
             shards: std::array::from_fn(|_| Mutex::default()),
             strikes: AtomicU32::new(0),
+            charged_alone: AtomicU64::new(0),
             degraded: AtomicBool::new(is_redis),
             told: AtomicBool::new(false),
             live: AtomicU32::new(1),
@@ -179,9 +181,7 @@ impl SharedLimits {
     }
 
     fn answered(&self, charge: &Charge<'_>, limits: &[(u128, &RateLimit)], answered: &Answered) -> Charged {
-        if self.strikes.load(Ordering::Relaxed) > 0 {
-            let _ = self.strikes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |strikes| strikes.checked_sub(1));
-        }
+        self.take_strike_away();
         let now = Uptime::now();
         let ahead = answered.now.micros().saturating_sub(i64::try_from(now.micros()).unwrap_or(i64::MAX));
         self.clock_us.store(ahead, Ordering::Release);
@@ -214,6 +214,17 @@ impl SharedLimits {
         }
     }
 
+    fn take_strike_away(&self) {
+        if self.strikes.load(Ordering::Relaxed) > 0 {
+            let _ = self.strikes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |strikes| strikes.checked_sub(1));
+        }
+    }
+
+    /// How many charges this replica has made alone.
+    pub fn charged_alone(&self) -> u64 {
+        self.charged_alone.load(Ordering::Relaxed)
+    }
+
     const fn name(&self) -> &'static str {
         match self.counters {
             Counters::Redis(_) => "Redis",
@@ -223,6 +234,7 @@ impl SharedLimits {
 
     /// Charges this replica's share, or none.
     fn charge_alone(&self, charge: &Charge<'_>, limits: &[(u128, &RateLimit)]) -> Charged {
+        self.charged_alone.fetch_add(1, Ordering::Relaxed);
         let (now, live) = (self.now(charge), i64::from(self.live.load(Ordering::Acquire)));
         let mut seen = self.seen(charge.organization);
         let cost = charge.cost.max(1);
@@ -288,7 +300,7 @@ impl SharedLimits {
         };
         match probed {
             Ok(()) if self.is_degraded() => self.come_back(),
-            Ok(()) => {}
+            Ok(()) => self.take_strike_away(),
             Err(error) => self.strike(&error, if self.is_degraded() { STRIKES_MAX } else { STRIKE }),
         }
     }

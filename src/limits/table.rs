@@ -3,7 +3,7 @@
 //! arrival, so that an organization costs a few statements at a time, however many of its keys are used.
 //! Invariant: several limits are charged all or none, by the database's own clock.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use tokio::{runtime::Handle, time::timeout};
 use tokio_util::task::TaskTracker;
@@ -25,9 +25,6 @@ use crate::{
 
 /// Turns at once, on the connections (8 unless configured) that look-ups have too, of which those take 4.
 const TURNS_MAX: usize = 2;
-
-/// The longest that a charge may wait for the database.
-const BUDGET: Duration = Duration::from_millis(500);
 
 /// Counters in the database.
 pub struct TableCounters {
@@ -72,7 +69,7 @@ impl TableCounters {
             cost,
         };
         let turn = self.turns.ask(id, asked.iter().map(wanted).collect());
-        match timeout(BUDGET, turn).await {
+        match timeout(self.store.charge_timeout(), turn).await {
             Ok(Ok(answered)) => Ok(answered),
             Ok(Err(TurnError::Store(error))) => Err(self.unanswered(error.chain())),
             Ok(Err(TurnError::Overloaded | TurnError::Abandoned)) => Err(self.unanswered("too much waits")),
@@ -97,7 +94,7 @@ impl TableCounters {
     /// Where it does not.
     pub async fn probe(&self) -> Result<(), Unanswered> {
         self.store.check_there().map_err(|error| Unanswered::new(error.chain()))?;
-        let asked = timeout(BUDGET, rate_limits::find_server_time(self.store.verify())).await;
+        let asked = timeout(self.store.charge_timeout(), rate_limits::find_server_time(self.store.verify())).await;
         match asked {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(Unanswered::new(error.chain())),

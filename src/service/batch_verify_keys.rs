@@ -1,7 +1,8 @@
 //! `BatchVerifyKeys`: many decisions at once, each as `VerifyKey` makes it. All keys are looked up together; then limits
-//! and quotas are charged in the order of the requests, and credits of one key in that order too.
-//! Invariant: a request that cannot be answered ends the whole call before anything is charged, unless it is the
-//! credits that cannot be told; nothing is recorded then, since nothing was answered.
+//! and quotas are charged in the order of the requests, and credits of one key in that order too; limits that replicas
+//! share are charged a few at a time.
+//! Invariant: a request that cannot be answered ends the whole call before anything is charged, unless it is
+//! credits or a quota that cannot be told; nothing is recorded then, since nothing was answered.
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 

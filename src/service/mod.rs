@@ -31,7 +31,9 @@ use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
+use std::time::Duration;
 
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::{
@@ -132,6 +134,7 @@ impl Context {
         metrics.state.cache_queries.set(count(self.records.queries()));
         metrics.state.limiter_meters.set(count(self.limits.len()));
         metrics.state.limiter_degraded.set(i64::from(self.limits_are_degraded()));
+        metrics.state.limiter_alone.set(count(self.limits.shared().map_or(0, SharedLimits::charged_alone)));
         metrics.state.feed_age.set(self.feed.age().as_secs_f64());
         metrics.state.feed_listening.set(i64::from(self.feed.is_listening()));
         metrics.state.replicas_live.set(count(self.feed.live()));
@@ -160,7 +163,10 @@ impl Context {
     ) -> Result<T, ServiceError> {
         let failed_before = self.store.failed_commits();
         let store = self.store.clone();
-        let running = self.mutations.spawn(async move { store.unless_stuck(work).await? });
+        let running = self.mutations.spawn(async move {
+            let ended = timeout(MUTATION_TIMEOUT, store.unless_stuck(work)).await;
+            ended.unwrap_or_else(|_| Err(StoreError::timed_out().of_commit()))?
+        });
         self.unsealed.store(true, Ordering::Release);
         let ended = tokio::select! {
             biased;
@@ -178,6 +184,9 @@ impl Context {
         }
     }
 }
+
+/// No mutation takes so long but one that hangs, on a connection whose other end is gone.
+const MUTATION_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// A number as a gauge shows it.
 fn count<N: TryInto<i64>>(number: N) -> i64 {

@@ -207,6 +207,7 @@ async fn open_sqlite(options: SqliteConnectOptions, verify_timeout: Duration) ->
         write: writer,
         listen: None,
         away: Arc::default(),
+        charge_timeout: verify_timeout / 4,
     })
 }
 
@@ -234,6 +235,7 @@ fn open_postgres(options: &ConnectOptions) -> Result<Store, ConnectError> {
         begins,
         listen: Some(postgres),
         away: Arc::default(),
+        charge_timeout: options.verify_timeout / 4,
     })
 }
 

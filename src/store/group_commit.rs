@@ -93,9 +93,9 @@ impl Transaction {
     /// upgraded half-way.
     pub(super) async fn begin(pool: &DatabaseConnection, begins: &Begins) -> Result<Self, StoreError> {
         begins.0.fetch_add(1, Ordering::AcqRel);
-        let begun = begin(pool).await;
+        let begun = in_time(begin(pool)).await;
         // Of any other failure, and of a caller who leaves meanwhile, nobody knows what it left on its connection.
-        if matches!(begun, Ok(_) | Err(DbErr::ConnectionAcquire(_))) {
+        if matches!(begun, Ok(_) | Err(DbErr::ConnectionAcquire(_) | DbErr::Conn(_))) {
             begins.0.fetch_sub(1, Ordering::AcqRel);
         }
         Ok(Self(Kind::Own(begun?)))

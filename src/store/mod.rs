@@ -76,6 +76,7 @@ pub struct Store {
     /// Where notifications come from: PostgreSQL.
     listen: Option<PgConnectOptions>,
     away: Arc<watch::Sender<bool>>,
+    charge_timeout: Duration,
 }
 
 /// What does not end so long after the database came back waits on a connection whose other end is gone.
@@ -92,6 +93,12 @@ impl Store {
     #[must_use]
     pub const fn control(&self) -> &DatabaseConnection {
         &self.control
+    }
+
+    /// How long a verification may wait for shared counters in the database: a quarter of its time.
+    #[must_use]
+    pub const fn charge_timeout(&self) -> Duration {
+        self.charge_timeout
     }
 
     /// For single statements with which a verification is charged: not those of changes, which must get through.

@@ -1,7 +1,7 @@
 //! Turns: what is asked of one row, or of one group of rows, while a statement for it is under way is gathered, and
 //! settled together by the next one, in order of arrival. Concurrent spends of one key then cost one statement.
-//! Invariant: whoever goes away while waiting is not settled; once a turn has begun it runs to its end, in a task that
-//! a shutdown waits for. Whoever asks is answered by a turn that began later. Must not know what is asked.
+//! Invariant: whoever goes away while waiting is not settled; once a turn has begun it runs to its end, or for 10 s, in a
+//! task that a shutdown waits for. Whoever asks is answered by a turn that began later. Must not know what is asked.
 
 use std::{
     collections::{BTreeMap, HashMap},

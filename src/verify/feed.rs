@@ -27,6 +27,7 @@ use crate::{
     store::{
         Store, StoreError,
         key_changes::{self, Head, Trace},
+        replicas,
         turns::{TurnError, Turns},
     },
 };
@@ -63,6 +64,8 @@ pub struct Feed {
     turns_of_history: AtomicU64,
     /// Live replicas, as the last poll counted them.
     live: AtomicU32,
+    /// When the last outage was over.
+    back_us: AtomicU64,
     /// Asks for the revision past everything, those who ask together in one query.
     revision: Turns<(), (), i64>,
     /// Of the present listener.
@@ -108,6 +111,7 @@ impl Feed {
             failures: AtomicU32::new(0),
             turns_of_history: AtomicU64::new(0),
             live: AtomicU32::new(1),
+            back_us: AtomicU64::new(0),
             revision,
             listening: Mutex::default(),
             wake: Arc::default(),
@@ -183,7 +187,7 @@ impl Feed {
         let began = Uptime::now();
         let position = self.position();
         let head = key_changes::find_head(&self.store.feed(), position).await?;
-        self.live.store(u32::try_from(head.live).unwrap_or(u32::MAX).max(1), Ordering::Release);
+        self.count_live(head.live, began);
         let told = if position == UNHEARD || !self.goes_on(position, &head) {
             if position != UNHEARD {
                 tracing::warn!("the database has another history than before: nothing that was cached counts");
@@ -198,6 +202,18 @@ impl Feed {
         };
         self.heard_us.store(began.micros(), Ordering::Release);
         Ok(told)
+    }
+
+    /// Takes in how many replicas are live. After an outage, in which none could give a sign of life, those count on that
+    /// did before, until each had time for one.
+    fn count_live(&self, counted: i64, now: Uptime) {
+        let counted = u32::try_from(counted).unwrap_or(u32::MAX).max(1);
+        if self.failures.load(Ordering::Acquire) > 0 {
+            self.back_us.store(now.micros(), Ordering::Release);
+        }
+        let back = Uptime::from_micros(self.back_us.load(Ordering::Acquire));
+        let floor = if now.since(back) < replicas::LIVE { self.live() } else { 0 };
+        self.live.store(counted.max(floor), Ordering::Release);
     }
 
     /// Whether the database is still in the history that this follower knows.
@@ -281,7 +297,7 @@ impl Feed {
             Some(_) | None => {}
         }
         self.store.set_away(error.is_some() && failures >= FAILURES);
-        if error.is_some() && failures >= FAILURES {
+        if error.is_some() {
             self.store.renew_feed();
         }
     }

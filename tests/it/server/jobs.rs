@@ -79,6 +79,9 @@ async fn two_processes_run_a_job_once_for_each_time_that_it_is_due() {
 async fn a_job_of_a_process_that_was_killed_is_taken_over() {
     let database = TestDatabase::new(Engine::Postgres).await;
     let mut dies = Server::start(&database, &[]).await;
+    // Else the first round may still come to tell of the key, and no later one would have anything to do.
+    let rounds = "SELECT count(*) FROM job_leases WHERE name = 'expire' AND last_end_us > 0";
+    wait_until("the first round to be over", async || database.query_i64(rounds).await == 1).await;
     let organization = create_organization(&dies, "acme").await.id;
     let key = create_expired(&dies, &database, &organization).await;
     let blocked = database.block_writes().await;
