@@ -83,9 +83,10 @@ async fn a_client_that_is_killed_in_the_middle_of_a_mutation_leaves_no_open_tran
         calls.push(tokio::spawn(async move { keys.create_key(request).await }));
     }
     let waiting = "SELECT count(*) FROM pg_stat_activity \
-                   WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    // And a round of a job, perhaps.
-    wait_until("the mutations to wait for the lock", async || database.query_i64(waiting).await >= 3).await;
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' \
+                   AND query LIKE '%INSERT INTO \"api_keys\"%' AND pid <> pg_backend_pid()";
+    // A round of a job may wait as well, with another statement.
+    wait_until("the mutations to wait for the lock", async || database.query_i64(waiting).await == 3).await;
     calls.iter().for_each(tokio::task::JoinHandle::abort);
     blocked.release().await;
     wait_until("the keys to be there", async || keys_at_rest(&database).await == before + 3).await;
