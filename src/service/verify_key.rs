@@ -198,7 +198,7 @@ async fn charge(
     let bounded = !key.rate_limits.is_empty() || !organization.rate_limits.is_empty();
     let limited = Charge { key: &key, limit_names, organization, cost: *cost, now };
     let metered = organization.monthly_quota > 0;
-    if let Some(Charged { denied: Some(outcome), statuses }) = context.limits.denied_for_certain(&limited) {
+    if bounded && let Some(Charged { denied: Some(outcome), statuses }) = context.limits.denied_for_certain(&limited) {
         return Ok(Verified { rate_limits: statuses, ..denied(outcome, Some(key)) });
     }
     // What is taken of the quota can be put back, so it comes first; the limits are heard all the same.

@@ -12,7 +12,7 @@ const PRELOAD: &str = if cfg!(target_os = "macos") { "DYLD_INSERT_LIBRARIES" } e
 
 /// The wall clock of the servers that are started in its `environment`. It begins at the real time.
 pub struct FakeClock {
-    library: PathBuf,
+    faketime: PathBuf,
     folder: PathBuf,
 }
 
@@ -20,7 +20,7 @@ impl FakeClock {
     /// Keeps its state in a folder of its own below `folder`, which must live as long as the servers.
     pub fn new(folder: &Path) -> Self {
         let own = tempfile::Builder::new().prefix("clock-").tempdir_in(folder).expect("a folder").keep();
-        let clock = Self { library: tools::faketime(), folder: own };
+        let clock = Self { faketime: tools::faketime(), folder: own };
         clock.step(0);
         clock
     }
@@ -30,7 +30,7 @@ impl FakeClock {
         let text = |path: &Path| path.to_str().expect("a path of text").to_owned();
         let on = || "1".to_owned();
         let variables = [
-            (PRELOAD, text(&self.library)),
+            (PRELOAD, text(&self.faketime)),
             ("FAKETIME_TIMESTAMP_FILE", text(&self.offset())),
             // The file is read at each look at the clock, and so a step is seen at once.
             ("FAKETIME_NO_CACHE", on()),
