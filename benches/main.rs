@@ -2,6 +2,7 @@
 //!
 //!     cargo bench                              all of them, in full
 //!     cargo bench -- verify_hot flood          some
+//!     cargo bench -- import                    those whose first word it is
 //!     cargo bench -- --quick                   briefly, to see that they work; the figures mean nothing
 //!
 //! One program, so that one link is paid for; it starts the `keystead` binary and its baselines as its children.
@@ -10,6 +11,7 @@
 mod cache;
 mod create;
 mod flood;
+mod import;
 mod list_keys;
 mod memory;
 mod replicas;
@@ -34,6 +36,9 @@ const NAMES: &[&str] = &[
     "memory",
     "flood",
     "replicas",
+    "import_rate",
+    "import_memory",
+    "import_hot",
     "cache",
 ];
 
@@ -57,19 +62,24 @@ fn run(arguments: &[String]) -> Result<(), Failure> {
     let quick = arguments.iter().any(|argument| argument == "--quick");
     // Cargo adds `--bench`.
     let named: Vec<&str> = arguments.iter().map(String::as_str).filter(|name| !name.starts_with("--")).collect();
-    if let Some(unknown) = named.iter().find(|name| !NAMES.contains(name)) {
+    if let Some(unknown) = named.iter().find(|asked| !NAMES.iter().any(|name| asks_for(asked, name))) {
         return Err(format!("there is no benchmark {unknown}; there are {}", NAMES.join(", ")).into());
     }
     let plan = Plan { quick };
     if quick {
         println!("briefly: every answer is checked, and the figures mean nothing");
     }
-    for name in NAMES.iter().filter(|name| named.is_empty() || named.contains(name)) {
+    for name in NAMES.iter().filter(|name| named.is_empty() || named.iter().any(|asked| asks_for(asked, name))) {
         // A runtime each: nothing of one benchmark runs on while the next one measures.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(bench(name, plan)).map_err(|error| format!("{name}: {error}"))?;
     }
     Ok(())
+}
+
+/// Whether this is the benchmark's name, or the first word of it.
+fn asks_for(asked: &str, name: &str) -> bool {
+    name.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
 async fn bench(name: &str, plan: Plan) -> Result<(), Failure> {
@@ -83,6 +93,9 @@ async fn bench(name: &str, plan: Plan) -> Result<(), Failure> {
         "memory" => memory::run(plan).await,
         "flood" => flood::run(plan).await,
         "replicas" => replicas::run(plan).await,
+        "import_rate" => import::rate::run(plan).await,
+        "import_memory" => import::memory::run(plan).await,
+        "import_hot" => import::hot::run(plan).await,
         "cache" => cache::run(plan),
         _ => Err("it has no function".into()),
     }

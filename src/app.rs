@@ -4,6 +4,7 @@
 //! The only module that sees every other; must hold no rule of the domain.
 
 mod greeting;
+mod import;
 mod metrics;
 mod parts;
 
@@ -37,6 +38,7 @@ use crate::{
     verify::CacheLimits,
 };
 
+pub use self::import::{import_contract, import_contract_plan, import_plan, import_run, import_status, import_verify};
 pub use crate::store::migrate::MigrationStatus;
 
 /// How long to wait before the database is asked again, at start; up to as much again is added at random, so that

@@ -9,6 +9,7 @@
 //! - [`usage`]: the recorder of verifications and its writer
 //! - [`service`]: one file per rpc: control flow, permissions, transactions
 //! - [`grpc`]: the wire: decode, encode, status, layers, health
+//! - [`import`]: keys that exist elsewhere: mapping, sources, how each row is treated, and what `keystead import` does
 //! - [`telemetry`]: what the log shows, and what never
 //! - [`config`], [`cli`]: what the operator says
 //! - [`app`]: puts it all together, serves and drains
@@ -31,6 +32,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod grpc;
+pub mod import;
 pub mod jobs;
 pub mod limits;
 pub mod proto;

@@ -20,6 +20,7 @@ mod m20261121_000007_job_leases;
 mod m20261121_000008_bulk_changes;
 mod m20261121_000009_partial_indexes;
 mod m20261121_000010_replicas;
+mod m20261121_000011_imports;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -38,6 +39,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000008_bulk_changes::Migration),
             Box::new(m20261121_000009_partial_indexes::Migration),
             Box::new(m20261121_000010_replicas::Migration),
+            Box::new(m20261121_000011_imports::Migration),
         ]
     }
 }
@@ -68,6 +70,10 @@ pub fn losses(name: &str) -> &'static str {
         "m20261121_000008_bulk_changes" => "no data; revoking very many keys at once takes long on PostgreSQL",
         "m20261121_000009_partial_indexes" => "no data; keys are created more slowly",
         "m20261121_000010_replicas" => "no data; replicas no longer know of each other, and TRUNCATE reaches no cache",
+        "m20261121_000011_imports" => {
+            "how far each table of a source has come and what was verified of it: an import starts anew, and finds the \
+             keys that it has brought in before by their digests alone"
+        }
         _ => "nothing",
     }
 }

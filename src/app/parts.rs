@@ -18,7 +18,7 @@ use crate::{
     grpc::{self, Calls, ConnectionLimits, Health, ListenerLimits, ServerLimits, TlsReloader},
     limits::{Limits, Quotas, RedisCounters, Spender},
     random,
-    service::Context,
+    service::{Context, ImportUses, SlowKeys},
     store::{
         Store,
         connect::{self, ConnectError, ConnectOptions},
@@ -73,6 +73,8 @@ pub(super) fn context(
         limits: Limits::new(redis, &store, runtime.clone(), mutations.clone()),
         quotas: Quotas::new(store.clone(), runtime.clone(), mutations.clone()),
         spender: Spender::new(store.clone(), runtime, mutations.clone()),
+        slow_keys: SlowKeys::new(store.clone()),
+        import_uses: ImportUses::default(),
         store,
         clock,
         recorder: Recorder::default(),

@@ -2,8 +2,8 @@
 //!
 //! One file per command; `client.rs` reaches a running service, `output.rs` prints, `chart.rs` draws, `failure.rs` says what went
 //! wrong, `values.rs` and `fields.rs` go from text to messages and back. Nothing here decides about keys: `serve`,
-//! `init` and `migrate` call `app`, all other commands call the service. Invariant: a secret is never taken as an
-//! argument, where a process list would show it.
+//! `init`, `migrate` and `import` call `app`, all other commands call the service. Invariant: a secret is never taken
+//! as an argument, where a process list would show it.
 
 mod audit;
 mod audit_chain;
@@ -13,6 +13,7 @@ mod confirm;
 mod failure;
 mod fields;
 mod health;
+mod import;
 mod init;
 mod keys;
 mod migrate;
@@ -53,6 +54,8 @@ enum Command {
     Init(init::Init),
     /// Run, undo or list migrations of the database.
     Migrate(migrate::Migrate),
+    /// Bring in keys that exist elsewhere, check that none was lost, and drop their plaintext.
+    Import(import::Import),
     /// Create, read, change, rotate, revoke and verify keys.
     Keys(keys::Keys),
     /// Create, read, change and delete organizations.
@@ -94,6 +97,7 @@ async fn dispatch(command: Command, environment: Environment<'_>) -> Result<u8, 
         Command::Serve(serve) => serve.run(environment).await,
         Command::Init(init) => init.run(environment).await,
         Command::Migrate(migrate) => migrate.run(environment).await,
+        Command::Import(import) => import.run(environment).await,
         Command::Keys(keys) => keys.run(environment).await,
         Command::Organizations(organizations) => organizations.run(environment).await,
         Command::Usage(usage) => usage.run(environment).await,

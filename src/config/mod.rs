@@ -8,6 +8,7 @@
 pub mod cache;
 pub mod client;
 pub mod database;
+pub mod import;
 pub mod limits;
 mod parse;
 pub mod redis;
@@ -23,6 +24,7 @@ pub use self::redis::RedisUrl;
 pub use cache::CacheConfig;
 pub use client::{ClientConfig, OutputFormat, TokenSource};
 pub use database::{DatabaseConfig, DatabaseUrl};
+pub use import::{ImportConfig, SourceKind, SourceUrl};
 pub use limits::LimitsConfig;
 pub use server::{ServerConfig, TlsFiles};
 pub use settings::{Flags, Setting, SettingGroup};
@@ -41,6 +43,7 @@ const ALL_SECTIONS: &[&[Setting]] = &[
     usage::SETTINGS,
     telemetry::SETTINGS,
     client::SETTINGS,
+    import::SETTINGS,
 ];
 
 /// What `keystead serve` needs.
@@ -94,6 +97,16 @@ impl SettingGroup for StoreSettings {
     const GLOBAL: bool = true;
 }
 
+/// The flags of `keystead import`.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ImportSettings;
+
+impl SettingGroup for ImportSettings {
+    const SECTIONS: &'static [&'static [Setting]] =
+        &[import::SETTINGS, database::SETTINGS, limits::SETTINGS, telemetry::SETTINGS];
+    const GLOBAL: bool = true;
+}
+
 /// The flags that every client command shares.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ClientSettings;
@@ -139,6 +152,23 @@ impl StoreConfig {
         let database = DatabaseConfig::read(&mut sources);
         let telemetry = TelemetryConfig::read(&mut sources);
         sources.finish(|| Ok(Self { database: database?, telemetry: telemetry? }))
+    }
+}
+
+impl ImportConfig {
+    /// Reads the sections that `import` uses.
+    ///
+    /// # Errors
+    /// Every problem of these sections and of the file, not the first.
+    pub fn load(flags: &Flags<ImportSettings>, environment: Environment<'_>) -> Result<Self, ConfigError> {
+        let mut sources = Sources::new(flags.given(), flags.file(), environment, ALL_SECTIONS);
+        let database = DatabaseConfig::read(&mut sources);
+        let limits = LimitsConfig::read(&mut sources);
+        let telemetry = TelemetryConfig::read(&mut sources);
+        let source_url = import::read_source_url(&mut sources);
+        sources.finish(|| {
+            Ok(Self { database: database?, limits: limits?, telemetry: telemetry?, source_url: source_url? })
+        })
     }
 }
 

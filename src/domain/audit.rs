@@ -17,6 +17,12 @@ stored_enum! {
         KeyRotate = "key.rotate",
         KeyRevoke = "key.revoke",
         KeyExpire = "key.expire",
+        /// Keys were brought in; the target is the import.
+        KeyImport = "key.import",
+        /// A slow hash gave way to a digest, at a first success.
+        KeyRehash = "key.rehash",
+        /// A key that nothing is known of to compare a secret with was presented.
+        KeyDisable = "key.disable",
         OrganizationCreate = "organization.create",
         OrganizationUpdate = "organization.update",
         OrganizationActivate = "organization.activate",
@@ -62,10 +68,10 @@ pub struct NewAuditEvent {
 }
 
 impl AuditAction {
-    /// `key` or `organization`.
+    /// `key`, `organization` or `import`.
     #[must_use]
     pub fn target_type(self) -> &'static str {
-        self.as_str().split('.').next().unwrap_or_default()
+        if self == Self::KeyImport { "import" } else { self.as_str().split('.').next().unwrap_or_default() }
     }
 }
 

@@ -56,6 +56,15 @@ macro_rules! id_type {
                 Self(Uuid::from_u128(bits))
             }
 
+            /// The id that stands for a text by which another system named the same thing: a UUID as it is, anything
+            /// else as the version 5 UUID (RFC 9562) of the text in a namespace of Keystead's own.
+            ///
+            /// # Errors
+            /// Refuses all but 1 to 128 of `[A-Za-z0-9_.:/-]`.
+            pub fn of_text(text: &str) -> Result<Self, Invalid> {
+                Self::parse(text).or_else(|_| named_uuid(text).map(Self))
+            }
+
             /// A number that spreads ids evenly: the low half of a version 7 UUID is random.
             #[must_use]
             pub const fn spread(&self) -> u64 {
@@ -96,6 +105,17 @@ impl OrganizationId {
     pub const SYSTEM: Self = Self(Uuid::from_u128(1));
 }
 
+/// Ids of other systems become UUIDs in this namespace, which must never change.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6b65_7973_7465_6164_8000_0000_0000_0001);
+
+fn named_uuid(text: &str) -> Result<Uuid, Invalid> {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
+    if !(1..=128).contains(&text.len()) || !text.bytes().all(legal) {
+        return Err(Invalid::new("must be a UUID, or 1 to 128 of A-Z a-z 0-9 _ . : / -"));
+    }
+    Ok(Uuid::new_v5(&NAMESPACE, text.as_bytes()))
+}
+
 fn parse_uuid(text: &str) -> Result<Uuid, Invalid> {
     let refused = || Invalid::new("must be a UUID such as 0198c7a4-5b7e-7c3a-9f00-2f1d6a8b9c0d");
     if text.len() != 36 {
@@ -115,6 +135,19 @@ mod tests {
         assert!(early < late);
         assert_eq!(KeyId::parse(&early.to_string()), Ok(early));
         assert_eq!(KeyId::from_bytes(*early.bytes()), early);
+    }
+
+    #[test]
+    fn an_id_of_another_system_always_becomes_the_same_uuid() {
+        let id = KeyId::of_text("ak_live:1").unwrap();
+        assert_eq!(id.to_string(), "aa458626-e837-54cf-8b6d-d0e15f25d699", "a key would be lost if it ever changed");
+        assert_eq!(
+            KeyId::of_text("0198C7A4-5b7e-7c3a-9f00-2f1d6a8b9c0d"),
+            KeyId::parse("0198c7a4-5b7e-7c3a-9f00-2f1d6a8b9c0d")
+        );
+        for text in ["", "a b", "é", &"a".repeat(129)] {
+            assert!(KeyId::of_text(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

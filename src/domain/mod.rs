@@ -6,6 +6,7 @@ pub mod address;
 pub mod audit;
 pub mod digest;
 pub mod ids;
+pub mod import;
 pub mod key;
 pub mod limits;
 pub mod organization;

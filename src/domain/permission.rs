@@ -56,7 +56,7 @@ impl Permission {
 }
 
 /// The organizations that a caller acts on. What is out of reach does not exist for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reach {
     /// Every organization: callers of the organization `system`.
     All,

@@ -5,7 +5,7 @@
 use ipnet::IpNet;
 
 use super::{
-    ids::{KeyId, OrganizationId},
+    ids::{KeyId, OrganizationId, RecordId},
     key::{ApiKey, Environment, KeyStatus, StoredStatus},
     limits::RateLimit,
     scope::Scope,
@@ -31,6 +31,8 @@ pub struct KeyRecord {
     pub metadata: Box<[(Box<str>, Box<str>)]>,
     pub allowed_cidrs: Box<[IpNet]>,
     pub rate_limits: Box<[RateLimit]>,
+    /// The import that it came with.
+    pub import_id: Option<Box<RecordId>>,
 }
 
 impl KeyRecord {
@@ -57,6 +59,7 @@ impl From<ApiKey> for KeyRecord {
             metadata: key.metadata.into_iter().map(|(name, value)| (name.into(), value.into())).collect(),
             allowed_cidrs: key.allowed_cidrs.into(),
             rate_limits: key.rate_limits.into(),
+            import_id: None,
         }
     }
 }

@@ -50,5 +50,6 @@ pub(crate) fn key_record() -> KeyRecord {
         metadata: Box::default(),
         allowed_cidrs: Box::default(),
         rate_limits: Box::default(),
+        import_id: None,
     }
 }

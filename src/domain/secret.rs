@@ -35,7 +35,13 @@ impl Secret {
         Self(text)
     }
 
-    /// The text, for the one answer that shows it and for the digest.
+    /// A text that somebody presented, whatever its shape.
+    #[must_use]
+    pub const fn presented(text: Zeroizing<String>) -> Self {
+        Self(text)
+    }
+
+    /// The text, for the one answer that shows it, for the digest, and for slow hashes.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -50,8 +56,13 @@ impl Secret {
     /// The last 4 characters, for display.
     #[must_use]
     pub fn hint(&self) -> String {
-        let skip = self.0.chars().count().saturating_sub(HINT_LENGTH);
-        self.0.chars().skip(skip).collect()
+        hint_of(&self.0)
+    }
+
+    /// The same secret once more, for a check in another thread.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self(Zeroizing::new(self.0.to_string()))
     }
 }
 
@@ -59,6 +70,13 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
+}
+
+/// The last 4 characters of a text, for display.
+#[must_use]
+pub fn hint_of(text: &str) -> String {
+    let skip = text.chars().count().saturating_sub(HINT_LENGTH);
+    text.chars().skip(skip).collect()
 }
 
 /// What stands before `_live_` or `_test_`: `pk`, or an organization's own 2 to 16 of `[a-z0-9]`.

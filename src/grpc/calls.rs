@@ -53,20 +53,6 @@ impl Calls {
         self.run(metadata, record, permission, Duration::ZERO, message, work).await.map(Response::new)
     }
 
-    /// Refuses an rpc that this version does not have, once the caller has been checked as for any other.
-    pub async fn unimplemented<Q, A>(
-        &self,
-        request: Request<Q>,
-        permission: Permission,
-        rpc: &'static str,
-    ) -> Result<Response<A>, Status>
-    where
-        Q: Send + 'static,
-        A: Send + 'static,
-    {
-        self.call(request, permission, move |_, _, _, _| async move { Err(ServiceError::Unimplemented { rpc }) }).await
-    }
-
     /// Runs one call: verifications take the caller from the cache, all other calls from the database. What reading the
     /// message has `spent` is taken from its time.
     pub async fn run<Q, A, F>(

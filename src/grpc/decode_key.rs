@@ -15,7 +15,7 @@ use crate::{
         page::{self, PageToken},
         permission::Reach,
         scope::RequiredScopes,
-        secret::digest_of_presented,
+        secret::{Secret, digest_of_presented},
         text,
         time::Timestamp,
         usage::UsageEvent,
@@ -112,10 +112,10 @@ pub fn decode_verify(
     reach: Reach,
     now: Timestamp,
 ) -> Result<Verification, ServiceError> {
-    // Wiped when this returns; what prost and the transport held of it is beyond our reach.
-    let secret = Zeroizing::new(mem::take(&mut request.secret));
+    // Wiped when the verification is over; what prost and the transport held of it is beyond our reach.
+    let secret = Secret::presented(Zeroizing::new(mem::take(&mut request.secret)));
     let mut fields = Fields::default();
-    let key_id = request.key_id.as_ref().and_then(|id| fields.take("key_id", KeyId::parse(id)));
+    let key_id = request.key_id.as_ref().and_then(|id| fields.take("key_id", KeyId::of_text(id)));
     let wanted = request.required_scopes.unwrap_or_default();
     let all_of = fields.scopes("required_scopes.all_of", &wanted.all_of);
     let any_of = fields.scopes("required_scopes.any_of", &wanted.any_of);
@@ -147,7 +147,8 @@ pub fn decode_verify(
     let tags: Option<BTreeMap<String, String>> = fields.take("tags", text::parse_metadata(request.tags));
     let verification = (|| {
         Some(Verification {
-            digest: digest_of_presented(&secret),
+            digest: digest_of_presented(secret.expose()),
+            secret,
             question: Question {
                 reach,
                 key_id,
@@ -293,7 +294,7 @@ pub fn parse_name_part(part: &str) -> Result<String, Invalid> {
     text::parse_plain(part, text::NAME_LENGTH_MAX).map(|part| text::fold(&part))
 }
 
-const fn environment(word: v1::Environment) -> Option<Environment> {
+pub(super) const fn environment(word: v1::Environment) -> Option<Environment> {
     match word {
         v1::Environment::Unspecified => None,
         v1::Environment::Live => Some(Environment::Live),
@@ -301,7 +302,7 @@ const fn environment(word: v1::Environment) -> Option<Environment> {
     }
 }
 
-const fn reason(word: v1::RevocationReason) -> RevocationReason {
+pub(super) const fn reason(word: v1::RevocationReason) -> RevocationReason {
     match word {
         v1::RevocationReason::Unspecified => RevocationReason::Unspecified,
         v1::RevocationReason::KeyCompromise => RevocationReason::KeyCompromise,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::{call_log::CallRecord, calls::Calls, decode_key, decode_usage, encode, encode_usage};
+use super::{
+    call_log::CallRecord, calls::Calls, decode_import, decode_key, decode_usage, encode, encode_import, encode_usage,
+};
 use crate::{
     domain::{permission::Permission, usage::UsageSubject},
     proto::v1::{self, key_service_server::KeyService},
@@ -155,7 +157,12 @@ impl KeyService for Calls {
         &self,
         request: Request<v1::ImportKeysRequest>,
     ) -> Result<Response<v1::ImportKeysResponse>, Status> {
-        self.unimplemented(request, Permission::KeysImport, "ImportKeys").await
+        self.call(request, Permission::KeysImport, |context, call, request, record| async move {
+            let import = decode_import::decode_import(request, context.clock.now())?;
+            record.organization(import.organization_id);
+            Ok(encode_import::encode_import(service::import_keys(&context, &call, import).await?))
+        })
+        .await
     }
 
     async fn usage_stats(

@@ -119,10 +119,6 @@ pub fn encode_error(error: &ServiceError, request_id: RecordId) -> Status {
             let message = "the caller's deadline has passed; a change may have been made";
             Refusal::new(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message)
         }
-        ServiceError::Unimplemented { rpc } => {
-            Refusal::new(Code::Unimplemented, "NOT_IMPLEMENTED", format!("{rpc} is not available in this version"))
-                .with("rpc", *rpc)
-        }
         ServiceError::Internal(_) => {
             let message = format!("internal error; request id {request_id}");
             let mut refusal =

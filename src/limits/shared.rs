@@ -109,6 +109,15 @@ impl SharedLimits {
         self.degraded.load(Ordering::Acquire)
     }
 
+    /// The counters in Redis, where they are there.
+    #[must_use]
+    pub const fn redis(&self) -> Option<&RedisCounters> {
+        match &self.counters {
+            Counters::Redis(redis) => Some(redis),
+            Counters::Table(_) => None,
+        }
+    }
+
     /// Says how many replicas share the limits.
     pub fn set_live(&self, replicas: u32) {
         self.live.store(replicas.max(1), Ordering::Release);

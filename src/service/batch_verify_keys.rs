@@ -4,6 +4,8 @@
 //! Invariant: a request that cannot be answered ends the whole call before anything is charged, unless it is
 //! credits or a quota that cannot be told; nothing is recorded then, since nothing was answered.
 
+use std::sync::Arc;
+
 use futures_util::{StreamExt as _, TryStreamExt as _, future::join_all, stream};
 
 use super::{
@@ -19,7 +21,7 @@ const SHARED_AT_ONCE: usize = 16;
 /// # Errors
 /// Those of `VerifyKey`; every bad field of every request is named.
 pub async fn batch_verify_keys(
-    context: &Context,
+    context: &Arc<Context>,
     mut verifications: Vec<Verification>,
 ) -> Result<Vec<Verified>, ServiceError> {
     let now = context.clock.now();

@@ -76,8 +76,6 @@ pub enum ServiceError {
     Unavailable { reason: &'static str, may_have_happened: bool, retry_after: Duration, cause: String },
     /// The caller's own deadline has passed.
     DeadlineExceeded,
-    /// An rpc of the contract that this version does not have yet.
-    Unimplemented { rpc: &'static str },
     /// Anything unforeseen; the text is for the log.
     Internal(String),
 }

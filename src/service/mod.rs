@@ -13,6 +13,12 @@ mod error;
 mod get_key;
 mod get_organization;
 mod guards;
+mod import_keys;
+mod import_limits;
+mod import_organizations;
+mod import_rows;
+mod import_usage;
+mod import_uses;
 mod init;
 mod list_audit_events;
 mod list_keys;
@@ -26,6 +32,7 @@ mod update_key;
 mod update_organization;
 mod usage_stats;
 mod verify_key;
+mod verify_slow_key;
 
 use std::sync::{
     Arc, OnceLock,
@@ -58,6 +65,12 @@ pub use self::{
     error::{Resource, ServiceError, Violation},
     get_key::get_key,
     get_organization::{CountedOrganization, get_organization},
+    import_keys::{ImportBatch, ImportItem, ImportKeys, ItemResult, import_batch, import_keys},
+    import_limits::{WindowCounts, WindowItem, WindowOwner, import_limits},
+    import_organizations::{OrganizationItem, import_organizations},
+    import_rows::{RowBatch, RowResult},
+    import_usage::{UsageItem, import_usage},
+    import_uses::ImportUses,
     init::{ADMIN_KEY_NAME, init, is_initialized},
     list_audit_events::list_audit_events,
     list_keys::list_keys,
@@ -70,7 +83,8 @@ pub use self::{
     update_key::{UpdateKey, update_key},
     update_organization::{UpdateOrganization, update_organization},
     usage_stats::usage_stats,
-    verify_key::{Verification, Verified, verify_key},
+    verify_key::{Verification, Verified, peek_outcome, verify_key},
+    verify_slow_key::SlowKeys,
 };
 
 /// What the use cases work with: one for the whole process.
@@ -84,6 +98,8 @@ pub struct Context {
     pub limits: Limits,
     pub quotas: Quotas,
     pub spender: Spender,
+    pub slow_keys: SlowKeys,
+    pub import_uses: ImportUses,
     pub recorder: Recorder,
     pub metrics: Arc<Metrics>,
     /// Set once everything that a call needs has been read from the database; until then every call is refused.

@@ -16,7 +16,7 @@ use crate::{
         time::Timestamp,
     },
     random,
-    store::{Database, api_keys, commit, rotations},
+    store::{Database, api_keys, commit, rotations, slow_keys},
 };
 
 /// What to rotate.
@@ -62,7 +62,11 @@ async fn replace(
     let organization = organization?;
     let secret = Secret::generate(&organization.secret_prefix, before.environment, &random::secret_bytes());
     let prefix = organization.secret_prefix.with_environment(before.environment);
-    let key = successor(&before, prefix, &secret, &call, now);
+    let mut key = successor(&before, prefix, &secret, &call, now);
+    // One that came without a hash was disabled for want of it alone; the new one has what it lacked.
+    if slow_keys::find(&transaction, reach, before.id).await?.is_some_and(|held| held.hash.is_none()) {
+        key.stored_status = StoredStatus::Active;
+    }
     api_keys::insert(&transaction, &key, &secret.digest(), None).await?;
     let previous = retire(&transaction, &before, &key, rotate.overlap, &call, now).await?;
     guards::check_admin_left(&transaction, &before).await?;

@@ -4,16 +4,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Context, ServiceError, Violation};
+use ipnet::IpNet;
+
+use super::{
+    Context, ServiceError, Violation,
+    verify_slow_key::{self, Searched},
+};
 use crate::{
     domain::{
         Invalid,
         digest::Digest,
         ids::KeyId,
+        import::Scheme,
         limits::LimitStatus,
         organization::Organization,
         outcome::{self, Outcome, Question},
+        permission::Reach,
         record::KeyRecord,
+        scope::RequiredScopes,
+        secret::Secret,
         time::Timestamp,
         usage::UsageEvent,
     },
@@ -31,7 +40,9 @@ const MOVES_MAX: usize = 32;
 
 /// What is asked about one presented secret.
 pub struct Verification {
-    /// The digest of the presented text; `None` where its shape says that it is no key's secret.
+    /// The presented text, for keys that came with a hash which takes long.
+    pub secret: Secret,
+    /// Its digest; `None` where its shape says that it is no key's secret.
     pub digest: Option<Digest>,
     pub question: Question,
     /// 0 to 1,000,000; 0 charges nothing and answers as if 1 were to be charged.
@@ -60,7 +71,7 @@ pub struct Verified {
 ///
 /// # Errors
 /// `InvalidArgument` for limit names that the key does not have; `Unavailable` where the database cannot say.
-pub async fn verify_key(context: &Context, mut verification: Verification) -> Result<Verified, ServiceError> {
+pub async fn verify_key(context: &Arc<Context>, mut verification: Verification) -> Result<Verified, ServiceError> {
     let now = context.clock.now();
     let (judged, basis) = judge(context, &verification, now).await?;
     let verified = settle(context, &verification, judged, now).await?;
@@ -87,24 +98,94 @@ pub(super) enum Judged {
     Chargeable(Arc<KeyRecord>, Arc<Organization>),
 }
 
+impl Judged {
+    /// Counts a use of an imported key, which a hash of this scheme led to.
+    fn count_use(&self, context: &Arc<Context>, scheme: Scheme) {
+        match self {
+            Self::NotFound => {}
+            Self::Denied(_, key) | Self::Chargeable(key, _) => context.import_uses.count(context, key, scheme),
+        }
+    }
+}
+
 /// Looks the key up and decides; nothing is charged yet. Gives what the decision rests on: the cache while that is no
 /// older than the staleness bound, or the database.
 ///
 /// # Errors
 /// Those of [`verify_key`].
 pub(super) async fn judge(
-    context: &Context,
+    context: &Arc<Context>,
     verification: &Verification,
     now: Timestamp,
 ) -> Result<(Judged, Basis), ServiceError> {
     let basis = context.feed.basis(freshness(context, verification).await?);
     let judged = judge_from(context, verification, basis, now).await?;
+    if matches!(judged, Judged::NotFound) && verification.digest.is_some() {
+        return Box::pin(judge_slow_key(context, verification, basis, now)).await;
+    }
+    judged.count_use(context, Scheme::Sha256);
     if basis.freshness == Freshness::Fresh || context.feed.holds(basis) {
         return Ok((judged, basis));
     }
     let basis = context.feed.basis(Freshness::Fresh);
     let judged = Box::pin(judge_from(context, verification, basis, now)).await?;
     Ok((judged, basis))
+}
+
+/// No key has the digest: one that was imported with another kind of hash may be meant all the same.
+async fn judge_slow_key(
+    context: &Arc<Context>,
+    verification: &Verification,
+    basis: Basis,
+    now: Timestamp,
+) -> Result<(Judged, Basis), ServiceError> {
+    match verify_slow_key::search(context, verification, now).await? {
+        Searched::WithoutHash(outcome, key) => {
+            let judged = Judged::Denied(outcome, key);
+            judged.count_use(context, Scheme::Missing);
+            Ok((judged, context.feed.basis(Freshness::Fresh)))
+        }
+        Searched::LookAgain(scheme) => {
+            let basis = context.feed.basis(Freshness::Fresh);
+            let judged = judge_from(context, verification, basis, now).await?;
+            judged.count_use(context, scheme);
+            Ok((judged, basis))
+        }
+        Searched::Nowhere if basis.freshness == Freshness::Fresh || context.feed.holds(basis) => {
+            Ok((Judged::NotFound, basis))
+        }
+        Searched::Nowhere | Searched::Nothing => {
+            let basis = context.feed.basis(Freshness::Fresh);
+            Ok((judge_from(context, verification, basis, now).await?, basis))
+        }
+    }
+}
+
+/// What a verification of this secret would be decided as now, as the database has it. Charges and records nothing.
+///
+/// # Errors
+/// `Unavailable` where the database cannot say.
+pub async fn peek_outcome(
+    context: &Context,
+    digest: Digest,
+    now: Timestamp,
+) -> Result<(Outcome, Option<Arc<KeyRecord>>), ServiceError> {
+    let Some(key) = context.records.find_key(&digest, Freshness::Fresh).await? else {
+        return Ok((Outcome::NotFound, None));
+    };
+    let found = context.records.find_organization(key.organization_id, Freshness::Fresh).await?;
+    let Some(organization) = found else {
+        return Ok((Outcome::NotFound, None));
+    };
+    let question = Question {
+        reach: Reach::All,
+        key_id: None,
+        required_scopes: RequiredScopes::default(),
+        // Where a key may be used from is not asked here.
+        client_address: key.allowed_cidrs.first().map(IpNet::addr),
+    };
+    let outcome = outcome::decide(&key, &organization, &question, now).err().unwrap_or(Outcome::Valid);
+    Ok((outcome, Some(key)))
 }
 
 async fn judge_from(

@@ -17,6 +17,7 @@ use super::{StoreError, entity::api_key as row, entity::api_key::Column, rows, r
 use crate::domain::{
     digest::Digest,
     ids::{KeyId, OrganizationId, RecordId},
+    import::Scheme,
     key::{ApiKey, KeyFilter, KeyStatus, Revocation, StoredStatus},
     page::{Page, PageRequest},
     permission::Reach,
@@ -77,17 +78,17 @@ pub async fn insert(
     digest: &Digest,
     request_id: Option<RecordId>,
 ) -> Result<(), StoreError> {
-    row::Entity::insert(new_row(key, digest, request_id)).exec_without_returning(db).await?;
+    row::Entity::insert(new_row(key, Some(digest), request_id)).exec_without_returning(db).await?;
     Ok(())
 }
 
 /// A new key as a row.
-pub(super) fn new_row(key: &ApiKey, digest: &Digest, request_id: Option<RecordId>) -> row::ActiveModel {
+pub(super) fn new_row(key: &ApiKey, digest: Option<&Digest>, request_id: Option<RecordId>) -> row::ActiveModel {
     let mut model = settings(key);
     model.id = Set(key.id.to_string());
     model.organization_id = Set(key.organization_id.to_string());
-    model.digest = Set(Some(digest.as_bytes().to_vec()));
-    model.scheme = Set("sha256".to_owned());
+    model.digest = Set(digest.map(|digest| digest.as_bytes().to_vec()));
+    model.scheme = Set(Scheme::Sha256.as_str().to_owned());
     model.prefix = Set(key.prefix.clone());
     model.hint = Set(key.hint.clone());
     model.environment = Set(key.environment.as_str().to_owned());

@@ -141,6 +141,19 @@ pub async fn open(options: &ConnectOptions) -> Result<(Store, FileLock), Connect
     }
 }
 
+/// Opens the database beside whoever serves it, as a command does that writes in short transactions: on SQLite nobody is
+/// kept out, and writers wait for each other.
+///
+/// # Errors
+/// See [`ConnectError`]; PostgreSQL being away is not among them.
+pub async fn open_beside(options: &ConnectOptions) -> Result<Store, ConnectError> {
+    if is_sqlite(&options.url) {
+        open_sqlite(sqlite_options(&options.url)?, options.verify_timeout).await
+    } else {
+        open_postgres(options)
+    }
+}
+
 fn sqlite_options(url: &str) -> Result<SqliteConnectOptions, ConnectError> {
     let options = SqliteConnectOptions::from_str(url).map_err(ConnectError::Url)?;
     Ok(options

@@ -18,7 +18,7 @@ use crate::domain::{digest::Digest, record::KeyRecord};
 pub const DIGESTS_MAX: usize = 256;
 
 /// The columns of a record; `rows::key_record` reads them by their place here.
-const COLUMNS: [Column; 16] = [
+const COLUMNS: [Column; 17] = [
     Column::Digest,
     Column::Id,
     Column::OrganizationId,
@@ -35,6 +35,7 @@ const COLUMNS: [Column; 16] = [
     Column::AllowedCidrs,
     Column::RateLimits,
     Column::CreditsRefillInterval,
+    Column::ImportId,
 ];
 
 /// One key that was found, or what of its row cannot be read.

@@ -1,13 +1,13 @@
 //! The database: a file of queries for each table, on SQLite and PostgreSQL alike; `api_keys` has `key_counts`,
-//! `key_records`, `new_keys`, `callers`, `rotations`, `revocations`, `expiries`, `refills` and `credits` beside it, and
-//! usage is written by one file and summed by another.
+//! `key_records`, `new_keys`, `imported_keys`, `slow_keys`, `callers`, `rotations`, `revocations`, `expiries`, `refills`
+//! and `credits` beside it; usage is written by one file and summed by another, and `imported_` files bring both in.
 //!
 //! Contract: `find_` gives an option, `list_` a page, `insert_` may conflict, `update_` and `delete_` say whether a
 //! row changed. Queries that serve a caller take its `Reach`, so that the tenant filter cannot be forgotten.
 //! Every function takes the connection or transaction it runs on. Must not decide anything: a row that cannot be
 //! read is `StoreError::Corrupt` for that row, and never an answer about another.
 //! Engine differences live in `connect.rs` and, in SQL, in `engine.rs`, but for the error codes, which `error.rs` reads, and for what spares SQLite
-//! commits (`group_commit.rs`) and PostgreSQL round trips (`new_keys.rs`).
+//! commits (`group_commit.rs`) and PostgreSQL round trips (`new_keys.rs`, `row_arrays.rs`).
 
 pub mod api_keys;
 pub mod audit_events;
@@ -19,6 +19,11 @@ mod entity;
 mod error;
 pub mod expiries;
 mod group_commit;
+pub mod imported_counts;
+pub mod imported_keys;
+pub mod imported_organizations;
+pub mod imported_usage;
+pub mod imports;
 pub mod job_leases;
 pub mod key_changes;
 pub mod key_counts;
@@ -33,7 +38,9 @@ pub mod refills;
 pub mod replicas;
 pub mod revocations;
 pub mod rotations;
+mod row_arrays;
 mod rows;
+pub mod slow_keys;
 pub mod state;
 pub mod turns;
 pub mod usage;

@@ -51,7 +51,7 @@ pub async fn insert_at_once(store: &Store, new: &NewRow<'_>) -> Result<bool, Sto
         .and_where(engine::joins_line(new.key.organization_id))
         .lock_shared()
         .to_owned();
-    let mut issue = insert_where(&api_keys::new_row(new.key, new.digest, new.request_id), open)?;
+    let mut issue = insert_where(&api_keys::new_row(new.key, Some(new.digest), new.request_id), open)?;
     issue.returning_col(api_key::Column::Id);
     let issued = CommonTableExpression::new().table_name(ISSUED).query(issue).to_owned();
     let event = audit_events::new_row(new.event_id, new.event);

@@ -11,7 +11,7 @@ use super::{StoreError, entity};
 use crate::domain::{
     address,
     audit::{AuditRecord, SealedEvent},
-    ids::{KeyId, OrganizationId},
+    ids::{KeyId, OrganizationId, RecordId},
     key::{ApiKey, Environment, Revocation, RevocationReason, StoredStatus},
     limits::{Credits, RateLimit, RefillInterval},
     organization::{Organization, Plan},
@@ -181,6 +181,7 @@ pub(super) fn key_record(row: &QueryResult) -> Result<KeyRecord, StoreError> {
         metadata: metadata.into_iter().collect(),
         allowed_cidrs: list(id, "allowed_cidrs", &text(13)?, cidr)?.into(),
         rate_limits: rate_limits(id, &text(14)?)?.into(),
+        import_id: at::<Option<String>>(row, 16, id)?.and_then(|id| RecordId::parse(&id).ok()).map(Box::new),
     })
 }
 

@@ -6,11 +6,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use sea_orm::{
-    ConnectionTrait, EntityTrait,
-    sea_query::{Expr, ExprTrait as _, OnConflict, Query, SimpleExpr},
+    ConnectionTrait, DbErr, EntityTrait,
+    sea_query::{Expr, ExprTrait as _, InsertStatement, OnConflict, Query, SimpleExpr},
 };
 
-use super::StoreError;
+use super::{
+    StoreError,
+    row_arrays::{self, ArrayColumn},
+};
 
 /// Rows per statement: up to 10 parameters each, below SQLite's bound of 32,766.
 const ROWS_PER_STATEMENT: usize = 1000;
@@ -69,16 +72,47 @@ impl<const N: usize> AddedRows<N> {
         while rows.peek().is_some() {
             let mut insert = Query::insert();
             insert.into_table(table.table_ref()).columns(identity.iter().copied().chain(columns));
-            for (cells, amounts) in rows.by_ref().take(ROWS_PER_STATEMENT) {
-                let values = cells.into_iter().map(SimpleExpr::from).chain(amounts.map(SimpleExpr::from));
-                insert.values(values).map_err(|error| sea_orm::DbErr::Custom(error.to_string()))?;
-            }
+            let whole = |(cells, amounts): (Vec<Cell>, [i64; N])| cells.into_iter().chain(amounts.map(Cell::Number));
+            fill(&mut insert, rows.by_ref().take(ROWS_PER_STATEMENT).map(whole), row_arrays::are_taken(db))?;
             let sums = columns.map(|column| (column, added(table.table_name(), column)));
             insert.on_conflict(OnConflict::columns(identity.iter().copied()).values(sums).to_owned());
             db.execute(&insert).await?;
         }
         Ok(())
     }
+}
+
+/// Puts rows into an insertion, as arrays of their columns or one after the other.
+fn fill(
+    insert: &mut InsertStatement,
+    rows: impl Iterator<Item = impl Iterator<Item = Cell>>,
+    as_arrays: bool,
+) -> Result<(), DbErr> {
+    let refused = |error: sea_orm::sea_query::error::Error| DbErr::Custom(error.to_string());
+    let mut columns: Vec<ArrayColumn> = Vec::new();
+    for row in rows {
+        if !as_arrays {
+            insert.values(row.map(SimpleExpr::from)).map_err(refused)?;
+            continue;
+        }
+        for (place, cell) in row.enumerate() {
+            if columns.len() == place {
+                columns.push(match cell {
+                    Cell::Text(_) => ArrayColumn::texts(),
+                    Cell::Number(_) => ArrayColumn::numbers(),
+                });
+            }
+            match (columns.get_mut(place), &cell) {
+                (Some(column), Cell::Text(text)) => column.push_text(text),
+                (Some(column), Cell::Number(number)) => column.push_number(Some(*number)),
+                (None, _) => {}
+            }
+        }
+    }
+    if as_arrays {
+        insert.select_from(row_arrays::rows_of(columns)).map_err(refused)?;
+    }
+    Ok(())
 }
 
 /// What stands there and what is added, at most the largest number.

@@ -17,6 +17,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+use super::imported::Imported;
 use crate::domain::{outcome::Outcome, time::Timestamp};
 
 /// Codes of the gRPC specification, 0 (`OK`) to 16 (`UNAUTHENTICATED`).
@@ -109,6 +110,7 @@ pub struct Metrics {
     latencies: Arc<Latencies>,
     verifications: Arc<Verifications>,
     jobs: AllJobs,
+    pub imported: Imported,
     /// Read when the page is asked for, by whoever holds the parts.
     pub ready: Gauge<i64, AtomicI64>,
     pub feed_revision: Gauge<i64, AtomicI64>,
@@ -130,12 +132,14 @@ impl Metrics {
             latencies: Arc::new(Latencies(Default::default())),
             verifications: Arc::new(Verifications(std::array::from_fn(|_| AtomicU64::new(0)))),
             jobs: AllJobs::default(),
+            imported: Imported::default(),
             ready: Gauge::default(),
             feed_revision: Gauge::default(),
             mutations_in_flight: Gauge::default(),
             state: State::default(),
         };
         metrics.register_calls();
+        metrics.imported.register(&mut metrics.registry);
         metrics.register_jobs();
         metrics.register_state();
         metrics

@@ -3,6 +3,7 @@
 //! `method`, `code`, `outcome`, `key_id`, `organization_id`, `duration_us`, `request_id`. Never a secret, a digest,
 //! metadata or a database url.
 
+mod imported;
 pub mod listener;
 mod metrics;
 
@@ -12,6 +13,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use crate::config::{LogFormat, TelemetryConfig};
 
+pub use imported::{CheckResult, ImportCounter};
 pub use metrics::{JobMetrics, Metrics};
 
 /// What our dependencies may say at most: sqlx logs statements, h2 and rustls log bytes, and either may hold what

@@ -129,7 +129,7 @@ where
     }
 
     /// How many entries there are, those that may not be served any more included.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 

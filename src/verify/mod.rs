@@ -7,9 +7,12 @@ mod key_caches;
 mod loader;
 mod organizations;
 mod records;
+mod slow_checks;
 
 pub use self::{
+    cache::{GenerationCache, Hit, Slot},
     feed::{Basis, Feed},
     key_caches::CacheLimits,
     records::{Freshness, Records},
+    slow_checks::SlowChecks,
 };

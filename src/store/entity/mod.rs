@@ -5,6 +5,7 @@ pub mod api_key;
 pub mod api_key_usage;
 pub mod audit_event;
 pub mod change_counter;
+pub mod import;
 pub mod job_lease;
 pub mod key_change;
 pub mod organization;

@@ -1,11 +1,12 @@
 //! For every rpc that changes something: good requests, with what they need made beforehand, and the events that each
 //! must leave. Shared by the tests of this folder, so that a new mutation is added in one place.
 
+use keystead::proto::v1::import_key::Material;
 use keystead::proto::v1::{
     ActivateOrganizationRequest, ApiKey, CreateKeyRequest, CreateKeyResponse, CreateOrganizationResponse,
-    DeactivateOrganizationRequest, DeleteOrganizationRequest, ListKeysRequest, ListOrganizationsRequest, Organization,
-    RevocationReason, RevokeKeyRequest, RevokeKeysRequest, RotateKeyRequest, RotateKeyResponse,
-    UpdateOrganizationRequest,
+    DeactivateOrganizationRequest, DeleteOrganizationRequest, Environment, ImportKey, ImportKeysRequest,
+    ListKeysRequest, ListOrganizationsRequest, Organization, RevocationReason, RevokeKeyRequest, RevokeKeysRequest,
+    RotateKeyRequest, RotateKeyResponse, UpdateOrganizationRequest,
 };
 use prost::Message;
 use prost_types::{Duration, FieldMask};
@@ -13,7 +14,7 @@ use tonic::{Response, Status};
 
 use crate::callers::requests::{creating, issuing, updating};
 use crate::harness::rpcs;
-use crate::harness::{Server, TestDatabase, create_key, create_organization};
+use crate::harness::{Server, TestDatabase, create_key, create_organization, hex};
 
 /// Every rpc that changes a key or an organization.
 pub const MUTATIONS: &[&str] = &[
@@ -22,6 +23,7 @@ pub const MUTATIONS: &[&str] = &[
     "KeyService/RotateKey",
     "KeyService/RevokeKey",
     "KeyService/RevokeKeys",
+    "KeyService/ImportKeys",
     "OrganizationService/CreateOrganization",
     "OrganizationService/UpdateOrganization",
     "OrganizationService/ActivateOrganization",
@@ -85,7 +87,20 @@ async fn create_owned(server: &Server, organization: &str, owner: &str) -> Strin
     created.key.expect("the key").id
 }
 
+/// A request to import two keys that nobody has.
+fn importing(organization: &str) -> ImportKeysRequest {
+    let key = || ImportKey {
+        name: "imported".to_owned(),
+        environment: Environment::Live.into(),
+        material: Some(Material::Sha256Hex(hex(&keystead::random::bytes::<32>()))),
+        ..Default::default()
+    };
+    let (organization_id, source) = (organization.to_owned(), "elsewhere".to_owned());
+    ImportKeysRequest { organization_id, keys: vec![key(), key()], source, ..Default::default() }
+}
+
 /// Good requests of one rpc, each with an organization and keys of its own.
+#[expect(clippy::too_many_lines, reason = "a case for each rpc")]
 pub async fn prepare(server: &Server, rpc: &'static str) -> Vec<Prepared> {
     let mut made = 0;
     let mut next = async || {
@@ -146,6 +161,10 @@ pub async fn prepare(server: &Server, rpc: &'static str) -> Vec<Prepared> {
                 let all = RevokeKeysRequest { organization_id: id.clone(), owner_id, ..Default::default() };
                 add(&what, &["key.revoke"], &key, &id, all.encode_to_vec());
             }
+        }
+        "KeyService/ImportKeys" => {
+            let id = next().await;
+            add("two digests", &["key.import"], "", &id, importing(&id).encode_to_vec());
         }
         "OrganizationService/CreateOrganization" => {
             add("plain", &["organization.create"], "", "", creating("brand-new").encode_to_vec());

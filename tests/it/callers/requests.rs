@@ -146,10 +146,9 @@ pub fn naming(rpc: &str, names: Names<'_>) -> Vec<Naming> {
                 ..Default::default()
             };
             let source = "elsewhere".to_owned();
-            vec![missing(
-                "organization",
-                &ImportKeysRequest { organization_id, keys: vec![key], source, dry_run: false },
-            )]
+            let plain = ImportKeysRequest { organization_id, keys: vec![key], source, ..Default::default() };
+            let dry = ImportKeysRequest { dry_run: true, ..plain.clone() };
+            vec![missing("organization", &plain), missing("organization, dry run", &dry)]
         }
         "KeyService/ReportUsage" => {
             let record = UsageRecord { request_id: "r".to_owned(), key_id, ..Default::default() };

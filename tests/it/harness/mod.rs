@@ -4,6 +4,8 @@
 //! - `tools`: finds the programs that the tests need (PostgreSQL's, Redis, libfaketime, grpcurl, Python).
 //! - `postgres`: one PostgreSQL server for the test process, gone when the process is, and servers of one test alone.
 //! - `database`: a database per test on either engine; `store_test!` runs a test on both.
+//! - `mariadb`: one MariaDB for the test process, a source of imports.
+//! - `source`: a database that keys come from, per test, on any of three engines; with a reader who may only select.
 //! - `redis`: one Redis for the test process, Redis servers that a test may kill, and a cluster.
 //! - `server`: runs the `keystead` binary, and stops, kills and restarts it; `output` is what it printed.
 //! - `proxy`: a network between a server and its database or Redis, with the faults of one.
@@ -13,12 +15,15 @@
 //! - `rpcs`: every rpc of the contract by enumeration, and calls by bytes.
 //! - `samples`: ready-made organizations and keys, for tests that call the store itself.
 //! - `cli`: runs the command line as a process.
+//! - `page`: runs the command blocks of a page of `docs/`.
 
 mod calls;
 pub mod cli;
 pub mod clock;
 mod database;
+mod mariadb;
 mod output;
+pub mod page;
 mod postgres;
 pub mod proxy;
 pub mod redis;
@@ -26,6 +31,7 @@ pub mod rpcs;
 pub mod samples;
 mod server;
 mod signals;
+pub mod source;
 pub mod tools;
 
 use std::time::Duration;

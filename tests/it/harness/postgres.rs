@@ -138,15 +138,15 @@ impl Postgres {
     }
 }
 
-/// PostgreSQL refuses to run as root, so root hands the folder and the process to an ordinary user.
-fn become_ordinary_user(command: &mut Command, folder: &Path) {
+/// Database servers refuse to run as root, so root hands the folder and the process to an ordinary user.
+pub(super) fn become_ordinary_user(command: &mut Command, folder: &Path) {
     if id("-u", None) != Some(0) {
         return;
     }
     let user = ["postgres", "nobody"]
         .into_iter()
         .find(|name| id("-u", Some(name)).is_some_and(|uid| uid != 0))
-        .expect("root needs a user called `postgres` or `nobody` to run PostgreSQL as; add one");
+        .expect("root needs a user called `postgres` or `nobody` to run databases as; add one");
     let uid = id("-u", Some(user)).expect("the user's number");
     let gid = id("-g", Some(user)).expect("the group's number");
     for path in [folder, &folder.join("password")] {
@@ -167,7 +167,7 @@ fn free_ports() -> Vec<u16> {
 }
 
 /// 128 random bits in decimal: other users of this machine can reach the port.
-fn random_password() -> String {
+pub(super) fn random_password() -> String {
     let mut bytes = [0_u8; 16];
     fs::File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut bytes))

@@ -1,5 +1,5 @@
-//! Finds the programs that the tests need and did not build: PostgreSQL's, Redis, libfaketime, curl, grpcurl, Python with
-//! grpcio.
+//! Finds the programs that the tests need and did not build: PostgreSQL's, MariaDB's, Redis, libfaketime, curl, grpcurl,
+//! Python with grpcio.
 //! `tests/run` installs them and says where they are through the environment; without it the usual
 //! places are searched. A program that is not there fails the test with words on what to do.
 //! Invariant: with CI=true no client is ever left out.
@@ -26,6 +26,28 @@ pub fn postgres_folder() -> PathBuf {
                  or name their folder in KEYSTEAD_TEST_POSTGRES_BIN."
             )
         })
+}
+
+/// MariaDB's server, and the program that fills its folder. They may be in two folders; `KEYSTEAD_TEST_MARIADB_BIN` names
+/// one or both, as PATH would.
+pub fn mariadb() -> (PathBuf, PathBuf) {
+    let named = env::var_os("KEYSTEAD_TEST_MARIADB_BIN").map(|folders| env::split_paths(&folders).collect::<Vec<_>>());
+    let usual =
+        ["/usr/sbin", "/usr/libexec", "/usr/bin", "/opt/homebrew/opt/mariadb/bin", "/usr/local/opt/mariadb/bin"];
+    let folders: Vec<PathBuf> =
+        named.unwrap_or_default().into_iter().chain(search_path()).chain(usual.map(PathBuf::from)).collect();
+    let find = |names: [&str; 2]| {
+        let mut files = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+        files.find(|path| path.is_file()).unwrap_or_else(|| {
+            panic!(
+                "The program {} of MariaDB was not found. Run the tests with ./tests/run, which installs it; or install \
+                 it by hand (Debian, Ubuntu, Fedora: mariadb-server; Alpine: mariadb; macOS: brew install mariadb) or \
+                 name its folder in KEYSTEAD_TEST_MARIADB_BIN.",
+                names[0]
+            )
+        })
+    };
+    (find(["mariadbd", "mysqld"]), find(["mariadb-install-db", "mysql_install_db"]))
 }
 
 /// The program `redis-server`.

@@ -64,7 +64,7 @@ fn verify_cases(good: &VerifyKeyRequest) -> Vec<(String, VerifyKeyRequest)> {
 fn all_wrong(secret: &str) -> (VerifyKeyRequest, Vec<&'static str>) {
     let request = VerifyKeyRequest {
         secret: secret.to_owned(),
-        key_id: Some("mine".to_owned()),
+        key_id: Some("not mine".to_owned()),
         required_scopes: Some(RequiredScopes { all_of: texts(&["a b", "fine"]), any_of: texts(&["fine", ""]) }),
         cost: Some(-1),
         limit_names: texts(&["good", "A B"]),

@@ -11,7 +11,7 @@ use keystead::proto::v1::{
 use prost::Message;
 use tonic::{Code, Response, Status};
 
-use super::{Footprint, World, mask, presenting, refused};
+use super::{Footprint, World, bad_fields, fields, mask, presenting, refused};
 use crate::harness::rpcs::{call, path_of};
 use crate::harness::{TestDatabase, store_test};
 
@@ -53,7 +53,6 @@ async fn the_bound_is_65536_bytes_for_one_key_and_a_mebibyte_for_batches(databas
     assert_eq!(world.ask(request).await.outcome(), Outcome::NotFound);
     assert_too_large(keys.verify_key(presenting(&"x".repeat(65_536 - 3))).await);
 
-    let unimplemented = "NOT_IMPLEMENTED";
     for (size, is_legal) in [(100_000, true), (1_048_000, true), (1_048_577, false)] {
         let text = "x".repeat(size);
         let batch = keys.batch_verify_keys(BatchVerifyKeysRequest { requests: vec![presenting(&text)] }).await;
@@ -62,7 +61,7 @@ async fn the_bound_is_65536_bytes_for_one_key_and_a_mebibyte_for_batches(databas
         let reports = keys.report_usage(ReportUsageRequest { records: vec![record] }).await;
         if is_legal {
             assert_eq!(batch.expect("an answer").into_inner().responses.len(), 1);
-            refused(imports, Code::Unimplemented, unimplemented);
+            assert_eq!(bad_fields(imports), fields(&["organization_id", "keys", "source"]), "it is read");
             let answer = reports.expect("an answer").into_inner();
             assert_eq!((answer.accepted, answer.rejected.len()), (0, 1), "the record is judged");
         } else {

@@ -173,7 +173,7 @@ async fn a_refused_call_is_one_json_line_with_its_code(database: TestDatabase) {
         ("keystead.v1.KeyService/GetKey", vec![], &[&admin], Code::InvalidArgument, "INVALID_ARGUMENT"),
         ("keystead.v1.KeyService/GetKey", vec![0xff], &[&admin], Code::InvalidArgument, "INVALID_ARGUMENT"),
         ("keystead.v1.OrganizationService/CreateOrganization", taken, &[&admin], Code::AlreadyExists, "ALREADY_EXISTS"),
-        ("keystead.v1.KeyService/ImportKeys", vec![], &[&admin], Code::Unimplemented, "UNIMPLEMENTED"),
+        ("keystead.v1.KeyService/ImportKeys", vec![], &[&admin], Code::InvalidArgument, "INVALID_ARGUMENT"),
         ("keystead.v1.KeyService/Nothing", vec![], &[&admin], Code::Unimplemented, "UNIMPLEMENTED"),
     ];
     for (method, request, headers, code, name) in calls {

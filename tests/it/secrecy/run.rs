@@ -1,14 +1,18 @@
 //! The run: every rpc with good requests, every string field of every rpc with a secret in it, every command, and the
 //! errors in which a database would like to show a whole row. Each answer that is a refusal is searched at once.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keystead::proto::v1::import_key::Material;
 use keystead::proto::v1::{
-    ApiKey, CreateKeyRequest, CreateOrganizationRequest, KeyStatus, ListAuditEventsRequest, ListKeysRequest,
-    ListOrganizationsRequest, Organization, Outcome, RevokeKeyRequest, RotateKeyRequest, UpdateOrganizationRequest,
-    UsageStatsRequest, VerifyKeyRequest, usage_stats_request::Subject,
+    ApiKey, CreateKeyRequest, CreateOrganizationRequest, Environment, ImportKey, ImportKeysRequest, KeyStatus,
+    ListAuditEventsRequest, ListKeysRequest, ListOrganizationsRequest, Organization, Outcome, RevokeKeyRequest,
+    RotateKeyRequest, UpdateOrganizationRequest, UsageStatsRequest, VerifyKeyRequest, usage_stats_request::Subject,
 };
 use prost::Message as _;
 use prost_types::FieldMask;
 use prost_types::field_descriptor_proto::Type;
+use sha2::{Digest as _, Sha256};
 use tonic::{Code, Request};
 
 use super::needles::Needles;
@@ -135,12 +139,47 @@ pub async fn through_everything(server: &Server, database: &TestDatabase, slug: 
         let path = rpcs::path_of(&format!("OrganizationService/{rpc}"));
         rpcs::call(&server.channel(), &path, bytes, &[&bearer]).await.expect("an answer");
     }
+    bring_in(server, &organization.id, known).await;
     reads(server).await;
     wrong_fields(server, known).await;
     stored_fields(server, &organization.id, known).await;
     wrong_headers_and_paths(server, known).await;
     commands(server, database, &organization.id, &keys, known);
     rows_in_errors(server, database, &organization.id, known).await;
+}
+
+/// Keys from elsewhere by each kind of material, presented afterwards; the last one is refused.
+async fn bring_in(server: &Server, organization: &str, known: &mut Known) {
+    let secrets: Vec<String> = (0..5).map(|_| random_secret()).collect();
+    let digest = |at: usize| Sha256::digest(secrets[at].as_bytes());
+    let materials = [
+        Material::Secret(secrets[0].clone()),
+        Material::Sha256Hex(hex(&digest(1))),
+        Material::Sha256Base64(STANDARD.encode(digest(2))),
+        Material::Bcrypt(bcrypt::hash(&secrets[3], 4).expect("a hash")),
+        Material::Secret(secrets[4].clone()),
+    ];
+    let mut key = |(at, material): (usize, Material)| ImportKey {
+        name: if at < 4 { "imported".to_owned() } else { String::new() },
+        environment: Environment::Live.into(),
+        material: Some(material),
+        look_up_id: secrets[at][..12].to_owned(),
+        metadata: [("owner".to_owned(), known.value())].into(),
+        ..Default::default()
+    };
+    let keys = materials.into_iter().enumerate().map(&mut key).collect();
+    let (organization_id, source) = (organization.to_owned(), "elsewhere".to_owned());
+    let request = ImportKeysRequest { organization_id, keys, source, ..Default::default() };
+    for dry_run in [true, false] {
+        let request = ImportKeysRequest { dry_run, ..request.clone() };
+        let results = server.keys().import_keys(request).await.expect("an answer").into_inner().results;
+        assert_eq!(results.iter().filter(|result| result.reason.is_empty()).count(), 4, "{results:?}");
+    }
+    for (at, secret) in secrets.iter().enumerate() {
+        let answer = server.keys().verify_key(verifying(secret)).await.expect("an answer").into_inner();
+        assert_eq!(answer.outcome(), if at < 4 { Outcome::Valid } else { Outcome::NotFound });
+    }
+    known.secrets.extend(secrets);
 }
 
 /// Every text field of every rpc, alone, with a secret in it.

@@ -1,0 +1,217 @@
+//! Whether a key of a source is what Keystead has of it: its outcome, its organization, its id and its hash.
+//! Looks everything up in the database, never in what is remembered, and changes nothing.
+//! Must not show material. Invariant: what Keystead would refuse to bring in is told as that, in its own words.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::{
+    ImportError, actor,
+    batches::{KeyBatch, KeyRow},
+};
+use crate::{
+    domain::{
+        digest::Digest,
+        ids::{KeyId, OrganizationId, RecordId},
+        import::{Material, Refused, Scheme},
+        key::{KeyStatus, StoredStatus},
+        outcome::Outcome,
+        time::Timestamp,
+    },
+    service::{self, Context, ImportBatch, ItemResult},
+    store::imported_keys::{self, Held},
+};
+
+/// Look-ups at once: they are gathered into few queries.
+const AT_ONCE: usize = 256;
+
+/// How a key is counted that may less here than its row says, since it was changed here.
+const ENDED: &str = "ENDED_SINCE";
+
+/// What was found of a row.
+pub(super) enum Found {
+    /// It is as it should be; what Keystead says of it.
+    AsExpected(&'static str),
+    /// The import refuses the row.
+    Refused(Refused),
+    Differs {
+        /// For counting.
+        word: &'static str,
+        /// For people.
+        words: String,
+    },
+}
+
+impl Found {
+    fn differs(word: &'static str, words: &str) -> Self {
+        Self::Differs { word, words: format!("{word}: {words}") }
+    }
+
+    fn other_outcome(found: Outcome, expected: Outcome) -> Self {
+        let word = found.as_str();
+        Self::Differs { word, words: format!("{word}, not {}", expected.as_str()) }
+    }
+}
+
+/// Compares the rows of one table of keys.
+pub(super) struct Checker<'j> {
+    pub(super) context: &'j Arc<Context>,
+    /// The label of the source.
+    pub(super) source: &'j str,
+    pub(super) import_id: RecordId,
+}
+
+impl Checker<'_> {
+    /// What is found of each key of a batch, in order.
+    ///
+    /// # Errors
+    /// The service's own.
+    pub(super) async fn check(&self, batch: &KeyBatch) -> Result<Vec<Found>, ImportError> {
+        let held = self.held(batch).await?;
+        let looked_up = batch.keys.iter().map(|row| self.check_row(row, &held, batch.now));
+        let mut found: Vec<Found> = stream::iter(looked_up).buffered(AT_ONCE).try_collect().await?;
+        self.explain(batch, &mut found).await?;
+        Ok(found)
+    }
+
+    /// Keys that no digest leads to, by the id of the row that they came from.
+    async fn held(&self, batch: &KeyBatch) -> Result<HashMap<String, Held>, ImportError> {
+        let without = |row: &&KeyRow| row.item.key.material.digest().is_none();
+        let ids: Vec<String> = batch.keys.iter().filter(without).map(|row| row.id.clone()).collect();
+        let db = self.context.store.control();
+        let held = imported_keys::list_by_source_ids(db, self.import_id, &ids).await?;
+        Ok(held.into_iter().filter_map(|held| Some((held.source_id.clone()?, held))).collect())
+    }
+
+    async fn check_row(
+        &self,
+        row: &KeyRow,
+        held: &HashMap<String, Held>,
+        now: Timestamp,
+    ) -> Result<Found, ImportError> {
+        match &row.item.key.material {
+            Material::Digest(digest) => self.check_digest(row, *digest, now).await,
+            Material::Slow(_) | Material::Missing => Ok(match held.get(&row.id) {
+                Some(held) => check_held(row, held, now),
+                None => Found::differs("NOT_FOUND", "Keystead has no key from this row"),
+            }),
+        }
+    }
+
+    async fn check_digest(&self, row: &KeyRow, digest: Digest, now: Timestamp) -> Result<Found, ImportError> {
+        let (found, key) = service::peek_outcome(self.context, digest, now).await?;
+        let expected = expected(row, now);
+        // The organization is looked at after the key itself.
+        let is_expected = found == expected || (expected, found) == (Outcome::Valid, Outcome::OrganizationInactive);
+        if !is_expected {
+            let held = imported_keys::list_by_digests(self.context.store.control(), &[digest]).await?;
+            let is_ended = held.first().is_some_and(|held| was_ended_here(held, row, now));
+            return Ok(if is_ended { Found::AsExpected(ENDED) } else { Found::other_outcome(found, expected) });
+        }
+        let elsewhere = key.and_then(|key| {
+            let differs = place_differs(row, key.id, key.organization_id);
+            differs.or_else(|| end_differs(row, key.expire_time))
+        });
+        Ok(elsewhere.unwrap_or_else(|| Found::AsExpected(found.as_str())))
+    }
+
+    /// Finds out which rows differ because the import refuses them.
+    async fn explain(&self, batch: &KeyBatch, found: &mut [Found]) -> Result<(), ImportError> {
+        let differs = |found: &Found| matches!(found, Found::Differs { .. });
+        let items: Vec<_> = batch
+            .keys
+            .iter()
+            .zip(&*found)
+            .filter(|(_, found)| differs(found))
+            .map(|(row, _)| row.item.clone())
+            .collect();
+        if items.is_empty() {
+            return Ok(());
+        }
+        let (import_id, source) = (self.import_id, self.source.to_owned());
+        let asked = ImportBatch { import_id, source, items, position: None, refused: 0 };
+        let results = service::import_batch(self.context, actor(), asked, true).await?;
+        for (found, result) in found.iter_mut().filter(|found| differs(found)).zip(results) {
+            match result {
+                ItemResult::Refused(refused) => *found = Found::Refused(refused),
+                ItemResult::Created(_)
+                | ItemResult::WouldCreate
+                | ItemResult::Existing(_)
+                | ItemResult::Duplicate(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What Keystead should say of the key of a row, its organization left aside.
+fn expected(row: &KeyRow, now: Timestamp) -> Outcome {
+    outcome_of(row.item.key.status, row.item.key.expire_time, now)
+}
+
+fn outcome_of(status: StoredStatus, expire_time: Option<Timestamp>, now: Timestamp) -> Outcome {
+    match status.at(expire_time, now) {
+        KeyStatus::Revoked => Outcome::Revoked,
+        KeyStatus::Disabled => Outcome::Disabled,
+        KeyStatus::Expired => Outcome::Expired,
+        KeyStatus::Active => Outcome::Valid,
+    }
+}
+
+fn place_differs(row: &KeyRow, id: KeyId, organization_id: OrganizationId) -> Option<Found> {
+    if organization_id != row.item.organization_id {
+        return Some(Found::differs("OTHER_ORGANIZATION", "the key is another organization's"));
+    }
+    let is_other = row.item.key.kept_id.is_some_and(|kept| kept != id);
+    is_other.then(|| Found::differs("OTHER_ID", "the key has another id"))
+}
+
+/// No key may live longer than its row says.
+fn end_differs(row: &KeyRow, expire_time: Option<Timestamp>) -> Option<Found> {
+    let end = row.item.key.expire_time?;
+    let is_later = expire_time.is_none_or(|expire_time| expire_time > end);
+    is_later.then(|| Found::differs("EXPIRES_LATER", "the key lives longer than the row says"))
+}
+
+/// A key that came from this row, and that no digest of the source leads to.
+fn check_held(row: &KeyRow, held: &Held, now: Timestamp) -> Found {
+    let differs = place_differs(row, held.id, held.organization_id);
+    if let Some(differs) = differs.or_else(|| end_differs(row, held.expire_time)) {
+        return differs;
+    }
+    let (found, expected) = (outcome_of(held.status, held.expire_time, now), expected(row, now));
+    let word = match (&row.item.key.material, held.scheme) {
+        // Once it was presented it is disabled, which is as it should be.
+        (Material::Missing, Scheme::Missing) => return Found::AsExpected("MISSING"),
+        (Material::Slow(_), Scheme::Sha256) => "UPGRADED",
+        (Material::Slow(hash), Scheme::Bcrypt | Scheme::Argon2) => {
+            if held.stored_hash.as_deref() != Some(hash.expose()) {
+                return Found::differs("OTHER_HASH", "the stored hash is another one");
+            }
+            "SLOW"
+        }
+        (Material::Missing, Scheme::Sha256 | Scheme::Bcrypt | Scheme::Argon2)
+        | (Material::Slow(_), Scheme::Missing)
+        | (Material::Digest(_), Scheme::Sha256 | Scheme::Bcrypt | Scheme::Argon2 | Scheme::Missing) => {
+            return Found::differs("OTHER_SCHEME", "the key came over under another scheme");
+        }
+    };
+    if found == expected {
+        return Found::AsExpected(word);
+    }
+    if was_ended_here(held, row, now) { Found::AsExpected(ENDED) } else { Found::other_outcome(found, expected) }
+}
+
+/// Whether somebody has revoked, disabled or rotated the key in Keystead since it came over, so that it may less than its
+/// row in the source says: that is no fault of the import.
+fn was_ended_here(held: &Held, row: &KeyRow, now: Timestamp) -> bool {
+    let rank = |status: StoredStatus, expire_time| match status.at(expire_time, now) {
+        KeyStatus::Active => 0,
+        KeyStatus::Expired => 1,
+        KeyStatus::Disabled => 2,
+        KeyStatus::Revoked => 3,
+    };
+    let key = &row.item.key;
+    held.etag > 1 && rank(held.status, held.expire_time) > rank(key.status, key.expire_time)
+}

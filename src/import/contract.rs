@@ -1,0 +1,285 @@
+//! `keystead import contract`: drops from the source what a mapping says is not needed any more, and creates it again,
+//! empty, with `--down`.
+//!
+//! What is about to go is noted in Keystead before it does, so that it can be put back whenever the process dies; what
+//! was noted and is still there is no fault. Then the tables are locked, and their rows must be the verified ones.
+//! Must not touch a table that was not verified. Invariant: nothing is dropped of which the fingerprint, taken under
+//! the lock that the drop holds, is another than the verified one.
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Event, ImportError, Tell,
+    fingerprint::{Fingerprint, MaterialAsk},
+    mapping::{KeyTable, Mapping},
+    report::ContractReport,
+    source::{
+        SourceError,
+        contract::{Contract, DropPlan, Undo, describe, down},
+    },
+};
+use crate::{
+    config::SourceUrl,
+    service::Context,
+    store::imports::{self, Import, ImportKind},
+};
+
+/// Rows that are read at once under the lock.
+const BATCH: usize = 5000;
+/// What nobody should expect of `--down`.
+const NEVER_BACK: &str = "The keys themselves cannot come back: only their digests are in Keystead.";
+/// What nobody should expect before it.
+const DOWN_IS_EMPTY: &str =
+    "What is dropped cannot come back: --down creates the columns and their indexes again, with NULL in every row.";
+
+/// A table of which something is dropped, or was.
+struct Target<'m> {
+    table: &'m KeyTable,
+    import: Import,
+}
+
+/// Tells which statements would be run. Changes nothing.
+///
+/// # Errors
+/// `Refused` where a table was not verified, or where something depends on a column; for files always.
+pub async fn contract_plan(
+    context: &Context,
+    source: &SourceUrl,
+    mapping: &Mapping,
+    is_down: bool,
+) -> Result<ContractReport, ImportError> {
+    if is_down {
+        let undos: Vec<Undo> = dropped(context, mapping).await?.into_iter().map(|(_, undo)| undo).collect();
+        let statements = undos.iter().flat_map(Undo::statements).collect();
+        let tables = undos.into_iter().map(|undo| undo.table).collect();
+        return Ok(report(mapping, true, statements, tables, vec![NEVER_BACK.to_owned()]));
+    }
+    let targets = targets(context, mapping).await?;
+    let plans = describe(source, &drops(&targets)).await?;
+    let mut remarks: Vec<String> = plans.iter().map(|plan| plan.remains.clone()).collect();
+    remarks.push(DOWN_IS_EMPTY.to_owned());
+    Ok(report(mapping, false, statements(&plans), names(&targets), remarks))
+}
+
+/// Drops the columns of a mapping, or creates them again.
+///
+/// # Errors
+/// `Refused` where a table was not verified, or is another one since; `GivenUp` where it was told to stop in time.
+pub async fn contract(
+    context: &Context,
+    source: &SourceUrl,
+    mapping: &Mapping,
+    is_down: bool,
+    tell: Tell<'_>,
+    stop: &CancellationToken,
+) -> Result<ContractReport, ImportError> {
+    if is_down {
+        return put_back(context, source, mapping).await;
+    }
+    let targets = targets(context, mapping).await?;
+    let plans = describe(source, &drops(&targets)).await?;
+    for (target, plan) in targets.iter().zip(&plans) {
+        note(context, &target.import, &noted(&target.import, &plan.undo)?).await?;
+    }
+    match drop_columns(source, &targets, &plans, tell, stop).await {
+        Ok(()) => Ok(report(mapping, false, statements(&plans), names(&targets), Vec::new())),
+        Err(end) => {
+            if end.is_untouched {
+                for target in &targets {
+                    note(context, &target.import, &target.import.contracted).await?;
+                }
+            }
+            Err(end.error)
+        }
+    }
+}
+
+/// Why nothing was dropped, or not everything.
+struct End {
+    error: ImportError,
+    /// Whether it is certain that nothing was.
+    is_untouched: bool,
+}
+
+impl End {
+    /// Nothing was dropped.
+    fn untouched(error: impl Into<ImportError>) -> Self {
+        Self { error: error.into(), is_untouched: true }
+    }
+}
+
+/// Locks, looks once more, and drops.
+async fn drop_columns(
+    source: &SourceUrl,
+    targets: &[Target<'_>],
+    plans: &[DropPlan],
+    tell: Tell<'_>,
+    stop: &CancellationToken,
+) -> Result<(), End> {
+    let tables: Vec<&str> = targets.iter().map(|target| target.table.table.name.as_str()).collect();
+    let mut contract = Contract::begin(source, &tables).await.map_err(End::untouched)?;
+    if let Err(error) = check_unchanged(&mut contract, targets, plans, tell, stop).await {
+        contract.rollback().await;
+        return Err(End::untouched(error));
+    }
+    let each_commits = contract.commits_each_statement();
+    if let Err(error) = contract.execute(&statements(plans)).await {
+        contract.rollback().await;
+        return Err(End { error: error.into(), is_untouched: !each_commits });
+    }
+    match contract.commit().await {
+        Ok(()) => Ok(()),
+        Err(error) => {
+            let is_untouched = !each_commits && matches!(error, SourceError::Refused(_));
+            Err(End { error: error.into(), is_untouched })
+        }
+    }
+}
+
+/// Under the lock: the rows must be those that were verified, and what depends on the columns what was shown.
+async fn check_unchanged(
+    contract: &mut Contract,
+    targets: &[Target<'_>],
+    plans: &[DropPlan],
+    tell: Tell<'_>,
+    stop: &CancellationToken,
+) -> Result<(), ImportError> {
+    for (Target { table, import }, plan) in targets.iter().zip(plans) {
+        let name = &table.table.name;
+        tell(Event::Table { table: name, kind: ImportKind::Keys, total: None, before: 0 });
+        let fingerprint = fingerprint(contract, table, tell, stop).await?;
+        tell(Event::End);
+        if fingerprint != import.fingerprint {
+            return Err(ImportError::Refused(format!(
+                "table {name:?} is not what was verified: run `keystead import verify` again"
+            )));
+        }
+        if contract.plan_drop(name, &table.drop).await? != *plan {
+            let words = format!("what depends on the columns of {name:?} has changed: look at the statements again");
+            return Err(ImportError::Refused(words));
+        }
+    }
+    Ok(())
+}
+
+async fn fingerprint(
+    contract: &mut Contract,
+    table: &KeyTable,
+    tell: Tell<'_>,
+    stop: &CancellationToken,
+) -> Result<String, ImportError> {
+    let (asked, mut fingerprint) = (MaterialAsk::new(table), Fingerprint::new(table));
+    let (mut after, mut done): (Option<String>, u64) = (None, 0);
+    loop {
+        if stop.is_cancelled() {
+            return Err(ImportError::GivenUp);
+        }
+        let rows = contract.read(&asked.ask, after.as_deref(), BATCH).await?;
+        for row in &rows {
+            fingerprint.add(&row.id, asked.material(row));
+        }
+        done += rows.len() as u64;
+        tell(Event::Rows { done, bad: 0 });
+        match rows.last() {
+            Some(last) if rows.len() == BATCH => after = Some(last.id.clone()),
+            Some(_) | None => return Ok(fingerprint.finish()),
+        }
+    }
+}
+
+/// Creates again what was dropped, and forgets that it was.
+async fn put_back(context: &Context, source: &SourceUrl, mapping: &Mapping) -> Result<ContractReport, ImportError> {
+    let (imports, undos): (Vec<Import>, Vec<Undo>) = dropped(context, mapping).await?.into_iter().unzip();
+    let statements = down(source, &undos).await?;
+    for import in &imports {
+        note(context, import, "").await?;
+    }
+    let tables = undos.into_iter().map(|undo| undo.table).collect();
+    Ok(report(mapping, true, statements, tables, Vec::new()))
+}
+
+/// The tables of which columns are to be dropped, all of them verified.
+async fn targets<'m>(context: &Context, mapping: &'m Mapping) -> Result<Vec<Target<'m>>, ImportError> {
+    let tables: Vec<&KeyTable> = mapping.keys.iter().filter(|table| !table.drop.is_empty()).collect();
+    if tables.is_empty() {
+        let words = "the mapping names no column to drop: write drop = [...] under [keys.contract]";
+        return Err(ImportError::Mapping(words.to_owned()));
+    }
+    let mut targets = Vec::with_capacity(tables.len());
+    for table in tables {
+        let name = &table.table.name;
+        let found = imports::find(context.store.control(), &mapping.source, name).await?;
+        let verified = found.filter(|import| import.verified_time.is_some() && !import.fingerprint.is_empty());
+        let Some(import) = verified else {
+            return Err(ImportError::Refused(format!(
+                "table {name:?} has not been verified: nothing is dropped before `keystead import verify` has passed"
+            )));
+        };
+        targets.push(Target { table, import });
+    }
+    Ok(targets)
+}
+
+/// What was dropped of the tables of a mapping.
+async fn dropped(context: &Context, mapping: &Mapping) -> Result<Vec<(Import, Undo)>, ImportError> {
+    let mut dropped = Vec::new();
+    for KeyTable { table, .. } in &mapping.keys {
+        let found = imports::find(context.store.control(), &mapping.source, &table.name).await?;
+        if let Some(import) = found
+            && let Some(undo) = undo_of(&import)?
+        {
+            dropped.push((import, undo));
+        }
+    }
+    if dropped.is_empty() {
+        return Err(ImportError::Refused("nothing of this source was dropped that could be created again".to_owned()));
+    }
+    Ok(dropped)
+}
+
+/// What was noted of a table; `None` where nothing was.
+fn undo_of(import: &Import) -> Result<Option<Undo>, ImportError> {
+    if import.contracted.is_empty() {
+        return Ok(None);
+    }
+    let unreadable = |error| ImportError::Refused(format!("what was dropped cannot be read any more: {error}"));
+    serde_json::from_str(&import.contracted).map(Some).map_err(unreadable)
+}
+
+/// What is to be noted: what goes now, and what went before.
+fn noted(import: &Import, undo: &Undo) -> Result<String, ImportError> {
+    let mut all = undo.clone();
+    if let Some(before) = undo_of(import)? {
+        let is_new = |name: &String| !undo.columns.iter().any(|column| column.name == *name);
+        all.columns.extend(before.columns.into_iter().filter(|column| is_new(&column.name)));
+        let is_new = |name: &String| !undo.indexes.iter().any(|index| index.name == *name);
+        all.indexes.extend(before.indexes.into_iter().filter(|index| is_new(&index.name)));
+    }
+    serde_json::to_string(&all).map_err(|error| ImportError::Refused(format!("it cannot be noted: {error}")))
+}
+
+async fn note(context: &Context, import: &Import, contracted: &str) -> Result<(), ImportError> {
+    Ok(imports::set_contracted(context.store.write(), import.id, contracted).await?)
+}
+
+fn drops(targets: &[Target<'_>]) -> Vec<(String, Vec<String>)> {
+    targets.iter().map(|target| (target.table.table.name.clone(), target.table.drop.clone())).collect()
+}
+
+fn names(targets: &[Target<'_>]) -> Vec<String> {
+    targets.iter().map(|target| target.table.table.name.clone()).collect()
+}
+
+fn statements(plans: &[DropPlan]) -> Vec<String> {
+    plans.iter().flat_map(|plan| plan.statements.iter().cloned()).collect()
+}
+
+fn report(
+    mapping: &Mapping,
+    down: bool,
+    statements: Vec<String>,
+    tables: Vec<String>,
+    remarks: Vec<String>,
+) -> ContractReport {
+    ContractReport { source: mapping.source.clone(), down, statements, remarks, tables }
+}

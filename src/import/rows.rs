@@ -1,0 +1,131 @@
+//! What rows that are no keys have in common: what becomes of a batch of them, and the keys that they refer to.
+//! Must not write. Invariant: memory is bounded by the batch and by the number of references that are remembered.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{source::Row, values::trim};
+use crate::{
+    domain::{
+        ids::{KeyId, OrganizationId, RecordId},
+        import::{Note, Refused},
+    },
+    service::{Context, RowBatch, RowResult},
+    store::{
+        StoreError,
+        imported_keys::{self, Held},
+        imports::{self, Import},
+    },
+};
+
+/// References that are remembered at the most, besides those of one batch.
+const REMEMBERED_MAX: usize = 100_000;
+
+/// What became of the rows of a batch. Each row is one of created, existing, skipped or refused.
+#[derive(Debug, Default)]
+pub(super) struct BatchCounts {
+    pub(super) created: u64,
+    /// What is here already, whole.
+    pub(super) existing: u64,
+    /// What means nothing any more: windows that have ended.
+    pub(super) skipped: u64,
+    /// By the id of the row, those first that could not even be read.
+    pub(super) refused: Vec<(String, Refused)>,
+    /// Of each row that came over changed, each at most once.
+    pub(super) notes: Vec<Note>,
+}
+
+impl BatchCounts {
+    pub(super) fn refuse(&mut self, row: &Row, refused: Refused) {
+        self.refused.push((row.id.clone(), refused));
+    }
+
+    /// Counts the results of rows, in their order.
+    pub(super) fn count<'r>(&mut self, rows: impl IntoIterator<Item = &'r Row>, results: Vec<RowResult>) {
+        for (row, result) in rows.into_iter().zip(results) {
+            match result {
+                RowResult::Created => self.created += 1,
+                RowResult::Existing => self.existing += 1,
+                RowResult::Skipped => self.skipped += 1,
+                RowResult::Refused(refused) => self.refuse(row, refused),
+            }
+        }
+    }
+
+    /// A batch of what could be read of `rows`, the others being refused by now.
+    pub(super) fn batch_of<T>(&self, import_id: RecordId, after: &str, rows: &[Row], items: Vec<T>) -> RowBatch<T> {
+        RowBatch {
+            import_id,
+            after: after.to_owned(),
+            position: rows.last().map_or_else(|| after.to_owned(), |row| row.id.clone()),
+            refused: i64::try_from(self.refused.len()).unwrap_or(i64::MAX),
+            items,
+        }
+    }
+}
+
+/// The keys that rows refer to, by what the source calls them: the id of a row of keys, or the id that a key kept.
+pub(super) struct KeyRefs {
+    /// Of the table of keys that is referred to, where it has been imported.
+    import_id: Option<RecordId>,
+    known: HashMap<String, Option<(KeyId, OrganizationId)>>,
+}
+
+impl KeyRefs {
+    /// References into this table of keys; `None` where ids that were kept are all that there is.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(super) async fn of_table(context: &Context, source: &str, keys: Option<&str>) -> Result<Self, StoreError> {
+        let import: Option<Import> = match keys {
+            Some(table) => imports::find(context.store.control(), source, table).await?,
+            None => None,
+        };
+        Ok(Self { import_id: import.map(|import| import.id), known: HashMap::new() })
+    }
+
+    /// Finds the keys of a batch; [`KeyRefs::get`] then knows all of these references.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(super) async fn find<'t>(
+        &mut self,
+        context: &Context,
+        references: impl Iterator<Item = &'t str>,
+    ) -> Result<(), StoreError> {
+        if self.known.len() > REMEMBERED_MAX {
+            self.known.clear();
+        }
+        let new: BTreeSet<&str> = references.filter(|text| !self.known.contains_key(*text)).collect();
+        let new: Vec<String> = new.into_iter().map(str::to_owned).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let db = context.store.control();
+        if let Some(import_id) = self.import_id {
+            for held in imported_keys::list_by_source_ids(db, import_id, &new).await? {
+                let place = place(&held);
+                self.known.extend(held.source_id.map(|source_id| (source_id, Some(place))));
+            }
+        }
+        let rest: Vec<String> = new.into_iter().filter(|text| !self.known.contains_key(text)).collect();
+        let kept = |text: &String| KeyId::of_text(trim(text)).ok();
+        let ids: BTreeSet<KeyId> = rest.iter().filter_map(kept).collect();
+        let ids: Vec<KeyId> = ids.into_iter().collect();
+        let held = imported_keys::list_by_ids(db, &ids).await?;
+        let by_id: HashMap<KeyId, (KeyId, OrganizationId)> = held.iter().map(|held| (held.id, place(held))).collect();
+        for text in rest {
+            let found = kept(&text).and_then(|id| by_id.get(&id).copied());
+            self.known.insert(text, found);
+        }
+        Ok(())
+    }
+
+    /// The key that a reference stands for, and whose it is; `None` where Keystead has none.
+    pub(super) fn get(&self, reference: &str) -> Option<(KeyId, OrganizationId)> {
+        self.known.get(reference).copied().flatten()
+    }
+}
+
+fn place(held: &Held) -> (KeyId, OrganizationId) {
+    (held.id, held.organization_id)
+}

@@ -1,0 +1,231 @@
+//! `keystead import run`: brings the tables of a mapping in, one after the other, batch by batch.
+//!
+//! The next batch is read while the last one is written. A batch commits together with the position behind it, so that
+//! a run that was killed goes on there. Where it may be killed: before a batch commits, its refused rows may stand in
+//! the file and will again; after it, rows that Keystead itself refused may be missing in the file, which the next run
+//! notices and says; between two tables, the marks of `passes.rs` tell which are done.
+//! Invariant: a position never stands behind a row that is neither in nor counted.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
+
+use super::{
+    Event, ImportError, Job,
+    batches::{KeyBatches, RowBatches},
+    limits::Limits,
+    mapping::{Field, KeyTable},
+    organizations::Organizations,
+    passes::{self, Stage, Step},
+    places::Places,
+    refused_file::{self, RefusedFile},
+    report::{Report, TableReport},
+    rows::BatchCounts,
+    source::{Row, SourceError},
+    treat::TableReader,
+    usage::Usage,
+    writer::{KeyWriter, Pace, Tally},
+};
+use crate::{
+    service::{Context, ServiceError},
+    store::imports::{self, Import},
+};
+
+/// Brings in what is left of a pass that was begun, or everything anew, of which nothing comes in twice.
+///
+/// # Errors
+/// See [`ImportError`].
+pub async fn run(job: &mut Job<'_>) -> Result<Report, ImportError> {
+    let begun = Instant::now();
+    let steps = Step::all(job.mapping);
+    check(job, &steps).await?;
+    let mut places = Places::default();
+    if job.mapping.organizations.is_none() {
+        // Before anything is written.
+        for step in steps {
+            check_organization(job, &mut places, step).await?;
+        }
+    }
+    let (stages, resumed) = passes::begin(job.context, job.mapping).await?;
+    let path = job.options.refused_file.clone();
+    let path = path.unwrap_or_else(|| refused_file::default_path(&job.mapping.source));
+    let (mut file, written) = RefusedFile::open(&path, resumed)?;
+    if resumed {
+        tell_resumed(job, &stages, &written);
+    }
+    let mut tables = Vec::new();
+    for stage in stages.iter().filter(|stage| !stage.done) {
+        if job.stop.is_cancelled() {
+            break;
+        }
+        tables.push(match stage.step {
+            Step::Keys(table) => bring_keys(job, stage, table, &mut places, &mut file).await?,
+            Step::Organizations(_) | Step::Usage(_) | Step::Limits(_) => bring_rows(job, stage, &mut file).await?,
+        });
+        if !job.stop.is_cancelled() {
+            imports::finish(job.context.store.write(), stage.import.id, job.context.clock.now()).await?;
+        }
+    }
+    Ok(Report {
+        source: job.mapping.source.clone(),
+        dry_run: false,
+        resumed,
+        interrupted: job.stop.is_cancelled(),
+        tables,
+        refused_file: Some(PathBuf::from(file.path())),
+        elapsed: begun.elapsed(),
+    })
+}
+
+/// Checks that every table is there as the mapping says; every problem of all of them at once.
+pub(super) async fn check(job: &mut Job<'_>, steps: &[Step<'_>]) -> Result<(), ImportError> {
+    let mut problems = Vec::new();
+    for step in steps {
+        match job.source.check(&step.ask()).await {
+            Ok(()) => {}
+            Err(SourceError::Mapping(words)) => problems.push(words),
+            Err(error @ (SourceError::Unreachable(_) | SourceError::Refused(_))) => return Err(error.into()),
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(ImportError::Mapping(problems.join("\n"))) }
+}
+
+/// Refuses a mapping that gives the keys of a table to an organization that Keystead does not have.
+pub(super) async fn check_organization(job: &Job<'_>, places: &mut Places, step: Step<'_>) -> Result<(), ImportError> {
+    let Step::Keys(KeyTable { table, .. }) = step else { return Ok(()) };
+    let named = table.values.get(&Field::Organization).or(job.mapping.organization.as_ref());
+    let Some(name) = named.map(|name| name.trim()).filter(|_| !table.columns.contains_key(&Field::Organization)) else {
+        return Ok(());
+    };
+    places.find(job.context, std::iter::once(name)).await?;
+    if places.get(name).is_some() {
+        return Ok(());
+    }
+    Err(ImportError::Mapping(format!("Keystead has no organization {name:?} that could get keys: create it first")))
+}
+
+/// How many rows a table has, where that can be told. Rows that come or go meanwhile do not matter.
+pub(super) async fn total(job: &mut Job<'_>, step: Step<'_>) -> Result<Option<u64>, ImportError> {
+    match job.source.count(&step.ask()).await {
+        Ok(total) => Ok(total),
+        // To count may take longer than the source allows, and only the time left depends on it.
+        Err(SourceError::Refused(_)) => Ok(None),
+        Err(error @ (SourceError::Unreachable(_) | SourceError::Mapping(_))) => Err(error.into()),
+    }
+}
+
+/// Says where a run goes on, and which refused rows are not in the file.
+fn tell_resumed(job: &Job<'_>, stages: &[Stage<'_>], written: &BTreeMap<String, u64>) {
+    let Some(stage) = stages.iter().find(|stage| !stage.done) else { return };
+    let table = &stage.step.table().name;
+    (job.tell)(Event::Remark(&format!("going on with table {table:?}, where an earlier run ended")));
+    for stage in stages {
+        if matches!(stage.step, Step::Usage(_)) {
+            // Counted since the first pass, and the file is of this one.
+            continue;
+        }
+        let table = &stage.step.table().name;
+        let refused = u64::try_from(stage.import.refused_count).unwrap_or(0);
+        let missing = refused.saturating_sub(written.get(table).copied().unwrap_or(0));
+        if missing > 0 {
+            let words = format!(
+                "{missing} rows of table {table:?} that the earlier run refused are not in the file of refused rows; \
+                 a further run, from the beginning, names them"
+            );
+            (job.tell)(Event::Remark(&words));
+        }
+    }
+}
+
+/// Rows that are counted as read before this run.
+fn rows_before(import: &Import) -> u64 {
+    u64::try_from(import.created_count + import.existing_count + import.refused_count).unwrap_or(0)
+}
+
+async fn bring_keys(
+    job: &mut Job<'_>,
+    stage: &Stage<'_>,
+    table: &KeyTable,
+    places: &mut Places,
+    file: &mut RefusedFile,
+) -> Result<TableReport, ImportError> {
+    check_organization(job, places, stage.step).await?;
+    let (context, name, import) = (job.context, &table.table.name, &stage.import);
+    let total = total(job, stage.step).await?;
+    let mut tally = Tally::new(name, stage.step.kind(), total, rows_before(import), job.tell);
+    tally.report.resumed = !import.position.is_empty();
+    let reader = Arc::new(TableReader::new(job.mapping, table, job.options.allow_weak));
+    let rows = RowBatches::new(&mut job.source, job.stop, reader.ask.clone(), job.options.batch, &import.position);
+    let mut batches = KeyBatches::new(rows, context, reader, places, None);
+    let mut writer = KeyWriter { context, source: &job.mapping.source, import_id: import.id, tally };
+    let mut pace = Pace::new();
+    let mut next = batches.next().await?;
+    while let Some(batch) = next {
+        let write = async {
+            writer.write(batch, file).await?;
+            pace.keep(context).await;
+            Ok::<(), ImportError>(())
+        };
+        let (read, written) = tokio::join!(batches.next(), write);
+        written?;
+        next = read?;
+    }
+    Ok(writer.tally.finish())
+}
+
+/// What brings in a table that holds no keys.
+enum Rows {
+    Organizations(Organizations),
+    Usage(Usage),
+    Limits(Limits),
+}
+
+impl Rows {
+    /// `None` for a table of keys.
+    async fn open(job: &Job<'_>, step: Step<'_>) -> Result<Option<Self>, ImportError> {
+        Ok(match step {
+            Step::Organizations(table) => Some(Self::Organizations(Organizations::new(job.mapping, table))),
+            Step::Usage(table) => Some(Self::Usage(Usage::open(job.context, job.mapping, table).await?)),
+            Step::Limits(table) => Some(Self::Limits(Limits::open(job.context, job.mapping, table).await?)),
+            Step::Keys(_) => None,
+        })
+    }
+
+    async fn write_batch(
+        &mut self,
+        context: &Arc<Context>,
+        import: &Import,
+        after: &str,
+        rows: &[Row],
+    ) -> Result<BatchCounts, ServiceError> {
+        match self {
+            Self::Organizations(table) => table.write_batch(context, import, after, rows).await,
+            Self::Usage(table) => table.write_batch(context, import, after, rows).await,
+            Self::Limits(table) => table.write_batch(context, import, after, rows).await,
+        }
+    }
+}
+
+async fn bring_rows(job: &mut Job<'_>, stage: &Stage<'_>, file: &mut RefusedFile) -> Result<TableReport, ImportError> {
+    let (step, import) = (stage.step, &stage.import);
+    let name = &step.table().name;
+    let total = total(job, step).await?;
+    let mut tally = Tally::new(name, step.kind(), total, rows_before(import), job.tell);
+    tally.report.resumed = !import.position.is_empty();
+    let Some(mut table) = Rows::open(job, step).await? else { return Ok(tally.finish()) };
+    let context = job.context;
+    let mut batches = RowBatches::new(&mut job.source, job.stop, step.ask(), job.options.batch, &import.position);
+    let (mut after, mut pace) = (import.position.clone(), Pace::new());
+    let mut rows = batches.next().await?;
+    while let Some(last) = rows.last().map(|row| row.id.clone()) {
+        let write = async {
+            let counts = table.write_batch(context, import, &after, &rows).await?;
+            file.write(name, counts.refused.iter().map(|(id, refused)| (id.as_str(), refused)))?;
+            tally.count(rows.len(), &counts);
+            pace.keep(context).await;
+            Ok::<(), ImportError>(())
+        };
+        let (read, written) = tokio::join!(batches.next(), write);
+        written?;
+        (after, rows) = (last, read?);
+    }
+    Ok(tally.finish())
+}

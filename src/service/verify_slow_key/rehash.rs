@@ -1,0 +1,68 @@
+//! The first success under a slow hash: the secret's digest takes its place, and from then on the key is like any other.
+//! Invariant: the hash that was checked is the one that is replaced; where another stands there by now nothing is.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::Found;
+use crate::{
+    domain::{
+        audit::{Actor, AuditAction, NewAuditEvent},
+        digest::Digest,
+        ids::{KeyId, OrganizationId, RecordId},
+        import::SlowHash,
+        time::Timestamp,
+    },
+    random,
+    service::{Context, ServiceError},
+    store::{Conflict, StoreError, audit_events, commit, slow_keys},
+};
+
+/// Who acts in the audit events of a verification.
+const ACTOR: &str = "verification";
+
+/// Stores the digest in the place of the slow hash, with an audit event.
+pub(super) async fn store_digest(
+    context: &Arc<Context>,
+    digest: Digest,
+    (id, organization_id): (KeyId, OrganizationId),
+    hash: SlowHash,
+    now: Timestamp,
+) -> Result<Found, ServiceError> {
+    let own = context.clone();
+    let scheme = hash.scheme().scheme();
+    let work = async move {
+        let transaction = own.store.begin().await?;
+        match slow_keys::update_to_digest(&transaction, id, &hash, &digest).await {
+            // Somebody else has stored it, or the key is gone: whoever looks again sees.
+            Ok(false) => return Ok(Found::Rehashed(scheme)),
+            Ok(true) => {}
+            Err(StoreError::Conflict(Conflict::Digest)) => {
+                tracing::warn!(key_id = %id, "a slow hash stays, since another key has the same secret");
+                return Ok(Found::Nothing);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let detail = json!({"scheme": scheme.as_str()}).to_string();
+        let event = event(AuditAction::KeyRehash, id, organization_id, detail, now);
+        audit_events::insert(&transaction, RecordId::new(now, random::bytes()), &event).await?;
+        let committed = commit(transaction).await;
+        own.records.evict_key(&digest);
+        committed?;
+        Ok(Found::Rehashed(scheme))
+    };
+    context.run_to_end(work).await
+}
+
+/// An audit event of something that a verification did to a key.
+pub(super) fn event(
+    action: AuditAction,
+    id: KeyId,
+    organization_id: OrganizationId,
+    detail: String,
+    time: Timestamp,
+) -> NewAuditEvent {
+    let actor = Actor { key_id: String::new(), name: ACTOR.to_owned(), request_id: String::new() };
+    NewAuditEvent { time, actor, action, target_id: id.to_string(), organization_id, detail }
+}

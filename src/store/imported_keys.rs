@@ -1,0 +1,319 @@
+//! Keys that came from elsewhere: writing many at once, and finding those that are here already.
+//! Invariant: a row that some other key stands in the way of (by id, by digest, or by its row in the source) is passed
+//! over and not written; the answer names those that were.
+
+use std::collections::HashSet;
+
+use sea_orm::{
+    ActiveModelTrait as _, ActiveValue,
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, EntityTrait, Iterable as _, QueryFilter as _, QueryOrder as _, QueryResult,
+    QuerySelect as _, QueryTrait as _, Select, Value,
+    sea_query::{Expr, ExprTrait as _, InsertStatement, OnConflict, Query, SimpleExpr},
+};
+
+use super::{
+    StoreError, api_keys,
+    entity::{
+        api_key as row,
+        api_key::Column,
+        import::{Column as ImportColumn, Entity as ImportEntity},
+    },
+    row_arrays::{self, ArrayColumn},
+    rows::in_powers_of_two,
+};
+use crate::domain::{
+    digest::Digest,
+    ids::{KeyId, OrganizationId, RecordId},
+    import::{Material, Scheme},
+    key::{ApiKey, StoredStatus},
+    time::Timestamp,
+};
+
+/// Keys per statement, a power of two: 37 parameters each, below SQLite's bound of 32,766.
+const KEYS_PER_STATEMENT: usize = 512;
+/// Keys per statement where they go as arrays.
+const KEYS_IN_ARRAYS: usize = 2000;
+/// Values per look-up, a power of two.
+const VALUES_PER_STATEMENT: usize = 1024;
+
+/// A key to be written, with all that stands beside it.
+pub struct NewImportedKey {
+    pub key: ApiKey,
+    pub material: Material,
+    pub look_up_id: Option<String>,
+    pub import_id: RecordId,
+    /// `None` where the source did not say.
+    pub source_id: Option<String>,
+}
+
+/// What is known of a key that is here already.
+#[derive(Debug, Clone)]
+pub struct Held {
+    pub id: KeyId,
+    pub organization_id: OrganizationId,
+    pub digest: Option<Digest>,
+    pub scheme: Scheme,
+    pub stored_hash: Option<String>,
+    pub status: StoredStatus,
+    pub expire_time: Option<Timestamp>,
+    pub name: String,
+    pub owner_id: String,
+    pub import_id: Option<RecordId>,
+    pub source_id: Option<String>,
+    pub last_used_time: Option<Timestamp>,
+    pub request_count: i64,
+    /// 1 as long as nobody has changed the key since it came.
+    pub etag: i64,
+}
+
+/// How many keys of an import stand under a scheme.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemeCount {
+    pub import_id: RecordId,
+    pub scheme: Scheme,
+    pub keys: i64,
+    /// Of them, those that were used since the import began.
+    pub seen: i64,
+    /// The latest use of any of them, by the source's account too.
+    pub last_used_time: Option<Timestamp>,
+}
+
+/// Writes those of these keys that nothing stands in the way of; gives their ids.
+pub async fn insert_new(db: &impl ConnectionTrait, keys: &[NewImportedKey]) -> Result<HashSet<KeyId>, StoreError> {
+    let models: Vec<row::ActiveModel> = keys.iter().map(new_row).collect();
+    let Some(first) = models.first() else {
+        return Ok(HashSet::new());
+    };
+    let columns: Vec<Column> = Column::iter().filter(|column| first.get(*column).is_set()).collect();
+    let mut created = HashSet::with_capacity(keys.len());
+    if row_arrays::are_taken(db) {
+        for chunk in models.chunks(KEYS_IN_ARRAYS) {
+            let mut insert = Query::insert().into_table(row::Entity).columns(columns.iter().copied()).to_owned();
+            insert.select_from(row_arrays::rows_of(as_arrays(chunk, &columns))).map_err(of_building)?;
+            insert_one(db, insert, &mut created).await?;
+        }
+        return Ok(created);
+    }
+    for chunk in in_powers_of_two(&models, KEYS_PER_STATEMENT) {
+        let mut insert = Query::insert().into_table(row::Entity).columns(columns.iter().copied()).to_owned();
+        for model in chunk {
+            let values = columns.iter().filter_map(|column| value_of(model, *column)).map(Expr::val);
+            insert.values(values).map_err(of_building)?;
+        }
+        insert_one(db, insert, &mut created).await?;
+    }
+    Ok(created)
+}
+
+async fn insert_one(
+    db: &impl ConnectionTrait,
+    mut insert: InsertStatement,
+    created: &mut HashSet<KeyId>,
+) -> Result<(), StoreError> {
+    insert.on_conflict(OnConflict::new().do_nothing().to_owned()).returning_col(Column::Id);
+    for found in db.query_all(&insert).await? {
+        let id: String = found.try_get_by_index(0)?;
+        created.extend(KeyId::parse(&id));
+    }
+    Ok(())
+}
+
+fn of_building(error: impl std::fmt::Display) -> sea_orm::DbErr {
+    sea_orm::DbErr::Custom(error.to_string())
+}
+
+fn value_of(model: &row::ActiveModel, column: Column) -> Option<Value> {
+    match model.get(column) {
+        ActiveValue::Set(value) | ActiveValue::Unchanged(value) => Some(value),
+        ActiveValue::NotSet => None,
+    }
+}
+
+fn as_arrays(models: &[row::ActiveModel], columns: &[Column]) -> Vec<ArrayColumn> {
+    let of_column = |column: &Column| {
+        let values = models.iter().filter_map(|model| value_of(model, *column));
+        let mut array = ArrayColumn::like(&value_of(models.first()?, *column)?);
+        values.for_each(|value| array.push(&value));
+        Some(array)
+    };
+    columns.iter().filter_map(of_column).collect()
+}
+
+fn new_row(new: &NewImportedKey) -> row::ActiveModel {
+    let (key, revocation) = (&new.key, new.key.revocation.as_ref());
+    let mut model = api_keys::new_row(key, new.material.digest(), None);
+    model.scheme = Set(new.material.scheme().as_str().to_owned());
+    model.stored_hash = Set(match &new.material {
+        Material::Slow(hash) => Some(hash.expose().to_owned()),
+        Material::Digest(_) | Material::Missing => None,
+    });
+    model.look_up_id = Set(new.look_up_id.clone());
+    model.import_id = Set(Some(new.import_id.to_string()));
+    model.source_id = Set(new.source_id.clone());
+    model.last_used_time_us = Set(key.last_used_time.map(Timestamp::micros));
+    model.request_count = Set(key.request_count);
+    model.revoke_time_us = Set(revocation.map(|end| end.time.micros()));
+    model.revoked_by = Set(revocation.map_or_else(String::new, |end| end.by.clone()));
+    model.revocation_reason = Set(revocation.map_or_else(String::new, |end| end.reason.as_str().to_owned()));
+    model.revocation_note = Set(revocation.map_or_else(String::new, |end| end.note.clone()));
+    model
+}
+
+/// The keys with these digests.
+pub async fn list_by_digests(db: &impl ConnectionTrait, digests: &[Digest]) -> Result<Vec<Held>, StoreError> {
+    let mut held = Vec::new();
+    for chunk in in_powers_of_two(digests, VALUES_PER_STATEMENT) {
+        let wanted = chunk.iter().map(|digest| digest.as_bytes().to_vec());
+        held.extend(all(db, row::Entity::find().filter(Column::Digest.is_in(wanted))).await?);
+    }
+    Ok(held)
+}
+
+/// The keys that came from these rows of an import.
+pub async fn list_by_source_ids(
+    db: &impl ConnectionTrait,
+    import_id: RecordId,
+    source_ids: &[String],
+) -> Result<Vec<Held>, StoreError> {
+    let mut held = Vec::new();
+    for chunk in in_powers_of_two(source_ids, VALUES_PER_STATEMENT) {
+        let of_import = row::Entity::find().filter(Column::ImportId.eq(import_id.to_string()));
+        held.extend(all(db, of_import.filter(Column::SourceId.is_in(chunk))).await?);
+    }
+    Ok(held)
+}
+
+/// The keys with these ids.
+pub async fn list_by_ids(db: &impl ConnectionTrait, ids: &[KeyId]) -> Result<Vec<Held>, StoreError> {
+    let mut held = Vec::new();
+    for chunk in in_powers_of_two(ids, VALUES_PER_STATEMENT) {
+        let wanted = chunk.iter().map(ToString::to_string);
+        held.extend(all(db, row::Entity::find().filter(Column::Id.is_in(wanted))).await?);
+    }
+    Ok(held)
+}
+
+/// Keys of an import that nobody has used since it began, by owner and id: up to `limit` after the last one of the page
+/// before. Keys that are revoked are not among them.
+pub async fn list_unseen(
+    db: &impl ConnectionTrait,
+    import_id: RecordId,
+    begun: Timestamp,
+    after: Option<(String, KeyId)>,
+    limit: u64,
+) -> Result<Vec<Held>, StoreError> {
+    let unseen = Column::LastUsedTimeUs.is_null().or(Column::LastUsedTimeUs.lt(begun.micros()));
+    let select = row::Entity::find()
+        .filter(Column::ImportId.eq(import_id.to_string()))
+        .filter(Column::Status.ne(StoredStatus::Revoked.as_str()))
+        .filter(unseen);
+    by_owner(db, select, after, limit).await
+}
+
+/// Keys without anything that a secret could be compared with, as [`list_unseen`]; revoked ones too.
+pub async fn list_missing(
+    db: &impl ConnectionTrait,
+    import_id: RecordId,
+    after: Option<(String, KeyId)>,
+    limit: u64,
+) -> Result<Vec<Held>, StoreError> {
+    let select = row::Entity::find()
+        .filter(Column::ImportId.eq(import_id.to_string()))
+        .filter(Column::Scheme.eq(Scheme::Missing.as_str()));
+    by_owner(db, select, after, limit).await
+}
+
+async fn by_owner(
+    db: &impl ConnectionTrait,
+    mut select: Select<row::Entity>,
+    after: Option<(String, KeyId)>,
+    limit: u64,
+) -> Result<Vec<Held>, StoreError> {
+    if let Some((owner, id)) = after {
+        let place = Expr::tuple([Expr::col(Column::OwnerId), Expr::col(Column::Id)]);
+        select = select.filter(place.gt(Expr::tuple([owner.into(), id.to_string().into()])));
+    }
+    all(db, select.order_by_asc(Column::OwnerId).order_by_asc(Column::Id).limit(limit)).await
+}
+
+/// How many keys of each import stand under each scheme, and how many of them have been used since.
+pub async fn count_by_scheme(db: &impl ConnectionTrait) -> Result<Vec<SchemeCount>, StoreError> {
+    let used = Expr::col((row::Entity, Column::LastUsedTimeUs));
+    let began = Expr::col((ImportEntity, ImportColumn::CreateTimeUs));
+    let seen: SimpleExpr = Expr::case(used.clone().gte(began), 1).finally(0).into();
+    let select = Query::select()
+        .expr_as(Expr::col((row::Entity, Column::ImportId)), "import_id")
+        .expr_as(Expr::col((row::Entity, Column::Scheme)), "scheme")
+        .expr_as(Expr::col((row::Entity, Column::Id)).count(), "keys")
+        .expr_as(seen.sum().cast_as("bigint"), "seen")
+        .expr_as(used.max(), "last_used")
+        .from(row::Entity)
+        .inner_join(ImportEntity, Expr::col((ImportEntity, ImportColumn::Id)).equals((row::Entity, Column::ImportId)))
+        .group_by_col((row::Entity, Column::ImportId))
+        .group_by_col((row::Entity, Column::Scheme))
+        .to_owned();
+    let mut counts = Vec::new();
+    for found in db.query_all(&select).await? {
+        let (import_id, scheme): (String, String) = (found.try_get("", "import_id")?, found.try_get("", "scheme")?);
+        let (Ok(import_id), Some(scheme)) = (RecordId::parse(&import_id), Scheme::from_stored(&scheme)) else {
+            continue;
+        };
+        let last_used: Option<i64> = found.try_get("", "last_used")?;
+        counts.push(SchemeCount {
+            import_id,
+            scheme,
+            keys: found.try_get("", "keys")?,
+            seen: found.try_get::<Option<i64>>("", "seen")?.unwrap_or(0),
+            last_used_time: last_used.map(Timestamp::from_micros),
+        });
+    }
+    Ok(counts)
+}
+
+const COLUMNS: [Column; 14] = [
+    Column::Id,
+    Column::OrganizationId,
+    Column::Digest,
+    Column::Scheme,
+    Column::StoredHash,
+    Column::Status,
+    Column::ExpireTimeUs,
+    Column::Name,
+    Column::OwnerId,
+    Column::ImportId,
+    Column::SourceId,
+    Column::LastUsedTimeUs,
+    Column::RequestCount,
+    Column::Etag,
+];
+
+async fn all(db: &impl ConnectionTrait, select: Select<row::Entity>) -> Result<Vec<Held>, StoreError> {
+    let select = select.select_only().columns(COLUMNS);
+    db.query_all(select.as_query()).await?.iter().map(held).collect()
+}
+
+fn held(row: &QueryResult) -> Result<Held, StoreError> {
+    let id: String = row.try_get("", "id")?;
+    let corrupt = |column: &str| StoreError::Corrupt(format!("row {id:?}, column {column}"));
+    let text = |column: &str| row.try_get::<String>("", column);
+    let time = |column: &str| row.try_get::<Option<i64>>("", column).map(|us| us.map(Timestamp::from_micros));
+    let digest: Option<Vec<u8>> = row.try_get("", "digest")?;
+    let import_id: Option<String> = row.try_get("", "import_id")?;
+    Ok(Held {
+        organization_id: OrganizationId::parse(&text("organization_id")?).map_err(|_| corrupt("organization_id"))?,
+        digest: digest.as_deref().and_then(Digest::from_bytes),
+        scheme: Scheme::from_stored(&text("scheme")?).ok_or_else(|| corrupt("scheme"))?,
+        stored_hash: row.try_get("", "stored_hash")?,
+        status: StoredStatus::from_stored(&text("status")?).ok_or_else(|| corrupt("status"))?,
+        expire_time: time("expire_time_us")?,
+        name: text("name")?,
+        owner_id: text("owner_id")?,
+        import_id: import_id.as_deref().and_then(|id| RecordId::parse(id).ok()),
+        source_id: row.try_get("", "source_id")?,
+        last_used_time: time("last_used_time_us")?,
+        request_count: row.try_get("", "request_count")?,
+        etag: row.try_get("", "etag")?,
+        id: KeyId::parse(&id).map_err(|_| corrupt("id"))?,
+    })
+}

@@ -1,0 +1,176 @@
+//! Keys that no digest leads to yet: those that came with a hash which takes long, and those that came without any.
+//! Few against the rest, they stand in partial indexes of their own. Must not compare a secret with anything.
+
+use std::collections::BTreeSet;
+
+use sea_orm::{
+    ActiveValue::Set,
+    ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    QueryTrait as _, Select,
+    sea_query::{Expr, ExprTrait as _, Func, NullOrdering, Order, Query},
+};
+
+use super::{StoreError, api_keys, entity::api_key as row, entity::api_key::Column, error::of_write};
+use crate::domain::{
+    digest::Digest,
+    ids::{KeyId, OrganizationId},
+    import::{Scheme, SlowHash, SlowScheme},
+    key::StoredStatus,
+    permission::Reach,
+    time::Timestamp,
+};
+
+/// The predicate of the index `api_keys_by_scheme`, in its own words, or no database would know that it serves.
+const WITHOUT_DIGEST: &str = "scheme <> 'sha256'";
+
+/// A key that a presented secret may be the secret of.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    pub id: KeyId,
+    pub organization_id: OrganizationId,
+    /// `None` where there is nothing to compare a secret with.
+    pub hash: Option<SlowHash>,
+}
+
+/// What is known of all such keys together: what a search has to ask, and that of a secret no more leaves the process
+/// than what is public of somebody's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outline {
+    pub exist: bool,
+    /// The lengths of their look-up parts, in characters.
+    pub look_up_lengths: BTreeSet<usize>,
+    /// The lengths of the prefixes of those without a look-up part, in characters; 0 for an unknown one.
+    pub prefix_lengths: BTreeSet<usize>,
+}
+
+/// The outline of these keys. Reads all of them, so ask rarely.
+pub async fn find_outline(db: &impl ConnectionTrait) -> Result<Outline, StoreError> {
+    let length = |column: Column| Func::char_length(Expr::col(column)).cast_as("bigint");
+    let select = Query::select()
+        .distinct()
+        .expr_as(length(Column::LookUpId), "look_up")
+        .expr_as(length(Column::Prefix), "prefix")
+        .from(row::Entity)
+        .and_where(Expr::cust(WITHOUT_DIGEST))
+        .to_owned();
+    let mut outline = Outline::default();
+    for found in db.query_all(&select).await? {
+        outline.exist = true;
+        let length = |length: i64| usize::try_from(length).unwrap_or(0);
+        match found.try_get::<Option<i64>>("", "look_up")? {
+            Some(look_up) => outline.look_up_lengths.insert(length(look_up)),
+            None => outline.prefix_lengths.insert(length(found.try_get("", "prefix")?)),
+        };
+    }
+    Ok(outline)
+}
+
+/// The key with this id, if it is such a one and exists for the caller.
+pub async fn find(db: &impl ConnectionTrait, reach: Reach, id: KeyId) -> Result<Option<Candidate>, StoreError> {
+    let select = api_keys::in_reach(reach).filter(Column::Id.eq(id.to_string())).filter(Expr::cust(WITHOUT_DIGEST));
+    Ok(all(db, select).await?.pop())
+}
+
+/// Keys whose look-up part is one of these beginnings of a secret, up to `limit`.
+pub async fn list_by_look_up(
+    db: &impl ConnectionTrait,
+    reach: Reach,
+    beginnings: &[&str],
+    limit: u64,
+) -> Result<Vec<Candidate>, StoreError> {
+    let select = api_keys::in_reach(reach)
+        .filter(Column::LookUpId.is_in(beginnings.iter().copied()))
+        .filter(Expr::cust(WITHOUT_DIGEST));
+    all(db, select.limit(limit)).await
+}
+
+/// Keys without a look-up part whose prefix is one of these beginnings of a secret and whose hint is this one or
+/// unknown, up to `limit`, the ones that were used last first.
+pub async fn list_to_scan(
+    db: &impl ConnectionTrait,
+    reach: Reach,
+    beginnings: &[&str],
+    hint: &str,
+    limit: u64,
+) -> Result<Vec<Candidate>, StoreError> {
+    let select = api_keys::in_reach(reach)
+        .filter(Expr::cust(WITHOUT_DIGEST))
+        .filter(Column::Scheme.ne(Scheme::Missing.as_str()))
+        .filter(Column::LookUpId.is_null())
+        .filter(Column::Prefix.is_in(beginnings.iter().copied()))
+        .filter(Column::Hint.is_in(["", hint]))
+        .order_by_with_nulls(Column::LastUsedTimeUs, Order::Desc, NullOrdering::Last)
+        .order_by_asc(Column::Id);
+    all(db, select.limit(limit)).await
+}
+
+async fn all(db: &impl ConnectionTrait, select: Select<row::Entity>) -> Result<Vec<Candidate>, StoreError> {
+    let columns = [Column::Id, Column::OrganizationId, Column::Scheme, Column::StoredHash];
+    let select = select.select_only().columns(columns);
+    let mut candidates = Vec::new();
+    for found in db.query_all(select.as_query()).await? {
+        let text = |column: &str| found.try_get::<String>("", column);
+        let id = text("id")?;
+        let corrupt = |column: &str| StoreError::Corrupt(format!("row {id:?}, column {column}"));
+        let stored: Option<String> = found.try_get("", "stored_hash")?;
+        let slow = |scheme| {
+            let hash = stored.as_deref().and_then(|text| SlowHash::parse(scheme, text).ok());
+            hash.map(Some).ok_or_else(|| corrupt("stored_hash"))
+        };
+        let hash = match Scheme::from_stored(&text("scheme")?) {
+            Some(Scheme::Bcrypt) => slow(SlowScheme::Bcrypt),
+            Some(Scheme::Argon2) => slow(SlowScheme::Argon2),
+            Some(Scheme::Missing) => Ok(None),
+            Some(Scheme::Sha256) | None => Err(corrupt("scheme")),
+        };
+        match hash {
+            Ok(hash) => candidates.push(Candidate {
+                id: KeyId::parse(&id).map_err(|_| corrupt("id"))?,
+                organization_id: OrganizationId::parse(&text("organization_id")?)
+                    .map_err(|_| corrupt("organization_id"))?,
+                hash,
+            }),
+            // It refuses itself and no other.
+            Err(error) => tracing::error!(error = %error, "a key cannot be checked because its row cannot be read"),
+        }
+    }
+    Ok(candidates)
+}
+
+/// Puts a digest in the place of a slow hash; says whether that hash still stood there.
+pub async fn update_to_digest(
+    db: &impl ConnectionTrait,
+    id: KeyId,
+    hash: &SlowHash,
+    digest: &Digest,
+) -> Result<bool, StoreError> {
+    let changes = row::ActiveModel {
+        digest: Set(Some(digest.as_bytes().to_vec())),
+        scheme: Set(Scheme::Sha256.as_str().to_owned()),
+        stored_hash: Set(None),
+        ..Default::default()
+    };
+    let result = row::Entity::update_many()
+        .set(changes)
+        .filter(Column::Id.eq(id.to_string()))
+        .filter(Column::StoredHash.eq(hash.expose()))
+        .exec(db)
+        .await
+        .map_err(of_write)?;
+    Ok(result.rows_affected > 0)
+}
+
+/// Disables a key that nothing can be compared with; says whether it was active.
+pub async fn update_disabled(db: &impl ConnectionTrait, id: KeyId, now: Timestamp) -> Result<bool, StoreError> {
+    let result = row::Entity::update_many()
+        .col_expr(Column::Status, Expr::val(StoredStatus::Disabled.as_str()))
+        .col_expr(Column::UpdateTimeUs, Expr::val(now.micros()))
+        .col_expr(Column::Etag, Expr::col(Column::Etag).add(1))
+        .filter(Column::Id.eq(id.to_string()))
+        .filter(Column::Scheme.eq(Scheme::Missing.as_str()))
+        .filter(Column::Status.eq(StoredStatus::Active.as_str()))
+        .exec(db)
+        .await
+        .map_err(of_write)?;
+    Ok(result.rows_affected > 0)
+}
