@@ -1,5 +1,6 @@
 //! What bringing keys in needs: for each source and table how far it has come and what was verified, that no row of a
-//! source comes in twice, and the keys that are not known by a digest yet, found without a look at the others.
+//! source comes in twice and no slow hash twice, and the keys that are not known by a digest yet, found without a look
+//! at the others. `import_request_count` is what a source had counted of a key: what is beyond that was counted here.
 //! `api_keys_by_scheme` held every key and was read for none: now it holds those few.
 
 use sea_orm_migration::prelude::*;
@@ -49,9 +50,14 @@ DROP INDEX api_keys_by_import;
 CREATE UNIQUE INDEX api_keys_by_import ON api_keys (import_id, source_id) WHERE import_id IS NOT NULL;
 DROP INDEX api_keys_by_scheme;
 CREATE INDEX api_keys_by_scheme ON api_keys (scheme, organization_id) WHERE scheme <> 'sha256';
+CREATE UNIQUE INDEX api_keys_stored_hash ON api_keys (stored_hash)
+    WHERE stored_hash IS NOT NULL AND scheme <> 'missing';
+ALTER TABLE api_keys ADD COLUMN import_request_count bigint NOT NULL DEFAULT 0;
 ";
 
 const DOWN: &str = "
+DROP INDEX api_keys_stored_hash;
+ALTER TABLE api_keys DROP COLUMN import_request_count;
 DROP INDEX imports_by_source;
 DROP INDEX api_keys_by_import;
 CREATE INDEX api_keys_by_import ON api_keys (import_id, source_id) WHERE import_id IS NOT NULL;

@@ -18,7 +18,7 @@ use super::parts::{connect_options, context};
 use crate::{
     config::{DatabaseConfig, ImportConfig, RedisUrl, SourceUrl},
     import::{
-        self, ImportError, Job, Mapping, Options, Source, StatusQuery, Tell,
+        self, ContractJob, ImportError, Job, Mapping, Options, Source, StatusQuery, Tell,
         report::{ContractReport, Report, Status, VerifyReport},
     },
     limits::RedisCounters,
@@ -115,20 +115,21 @@ pub async fn import_contract_plan(
     beside(config, async |context, _| Box::pin(import::contract_plan(context, source, mapping, is_down)).await).await
 }
 
-/// Drops the columns that the mapping names from the source, if its rows are still those that were verified; or, with
-/// `is_down`, creates them again, empty.
+/// Drops the columns that the mapping names from the source, if its rows are still those that were verified, or
+/// creates them again, empty: what `import_contract_plan` has shown, and nothing else.
 ///
 /// # Errors
-/// See [`ImportError`]; `Refused` where the rows are others.
+/// See [`ImportError`]; `Refused` where the rows are others, or what is to be done is.
 pub async fn import_contract(
     config: &ImportConfig,
     mapping: &Mapping,
-    is_down: bool,
+    shown: &ContractReport,
     tell: Tell<'_>,
 ) -> Result<ContractReport, ImportError> {
     let source = source_of(config)?;
     beside(config, async |context, stop| {
-        Box::pin(import::contract(context, source, mapping, is_down, tell, stop)).await
+        let job = ContractJob { context, source, mapping, shown, tell, stop };
+        Box::pin(import::contract(&job)).await
     })
     .await
 }

@@ -249,7 +249,7 @@ async fn contract(config: &ImportConfig, mapping: &MappingFile, yes: bool, down:
         confirm::confirm(verb, "nothing was changed")?;
     }
     let progress = Progress::new("changed");
-    let done = app::import_contract(config, &mapping, down, &|event| progress.tell(&event)).await?;
+    let done = app::import_contract(config, &mapping, &plan, &|event| progress.tell(&event)).await?;
     let tables = done.tables.join(", ");
     let what = if done.down { "created again, empty" } else { "dropped" };
     output::print(&format!("{what}: columns of {}\n", output::escape(&tables)))?;

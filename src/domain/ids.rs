@@ -103,17 +103,34 @@ id_type! {
 impl OrganizationId {
     /// The built-in organization `system`, whose keys act on every organization.
     pub const SYSTEM: Self = Self(Uuid::from_u128(1));
+
+    /// The id that stands for a text by which a source named an organization: a UUID as it is, anything else as the
+    /// version 5 UUID of the source's label and the text, so that customer 42 of one system is never that of another.
+    ///
+    /// # Errors
+    /// Refuses what [`OrganizationId::of_text`] refuses.
+    pub fn of_source(source: &str, text: &str) -> Result<Self, Invalid> {
+        Self::parse(text).or_else(|_| {
+            check_foreign(text)?;
+            Ok(Self(Uuid::new_v5(&NAMESPACE, format!("{source}\n{text}").as_bytes())))
+        })
+    }
 }
 
 /// Ids of other systems become UUIDs in this namespace, which must never change.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6b65_7973_7465_6164_8000_0000_0000_0001);
 
 fn named_uuid(text: &str) -> Result<Uuid, Invalid> {
+    check_foreign(text)?;
+    Ok(Uuid::new_v5(&NAMESPACE, text.as_bytes()))
+}
+
+fn check_foreign(text: &str) -> Result<(), Invalid> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
     if !(1..=128).contains(&text.len()) || !text.bytes().all(legal) {
         return Err(Invalid::new("must be a UUID, or 1 to 128 of A-Z a-z 0-9 _ . : / -"));
     }
-    Ok(Uuid::new_v5(&NAMESPACE, text.as_bytes()))
+    Ok(())
 }
 
 fn parse_uuid(text: &str) -> Result<Uuid, Invalid> {
@@ -147,6 +164,19 @@ mod tests {
         );
         for text in ["", "a b", "é", &"a".repeat(129)] {
             assert!(KeyId::of_text(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_organization_of_one_source_is_not_that_of_another() {
+        let id = OrganizationId::of_source("portal", "42").unwrap();
+        assert_eq!(OrganizationId::of_source("portal", "42"), Ok(id));
+        assert_ne!(OrganizationId::of_source("shop", "42"), Ok(id));
+        assert_ne!(OrganizationId::of_text("42"), Ok(id));
+        let uuid = "0198c7a4-5b7e-7c3a-9f00-2f1d6a8b9c0d";
+        assert_eq!(OrganizationId::of_source("shop", uuid), OrganizationId::parse(uuid));
+        for text in ["", "a b", "a\nb", &"a".repeat(129)] {
+            assert!(OrganizationId::of_source("portal", text).is_err(), "{text:?}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Must not show material: a secret or a hash stands in no `Debug`, no message and no reason.
 
 mod hashes;
+mod hidden;
 mod weakness;
 
 use std::{collections::BTreeMap, fmt};
@@ -11,7 +12,8 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 pub use self::{
-    hashes::{HASH_LENGTH_MAX, is_stored_hash, parse_sha256_base64, parse_sha256_hex},
+    hashes::{HASH_LENGTH_MAX, is_stored_hash, parse_sha256_base64, parse_sha256_hex, read_as_digest, spellings_of},
+    hidden::{gives_away, is_most_of, shown_end_of, without_blanks},
     weakness::is_weak,
 };
 use super::{
@@ -75,6 +77,8 @@ stored_enum! {
         DuplicateSecret = "DUPLICATE_SECRET",
         DuplicateInOtherOrganization = "DUPLICATE_IN_OTHER_ORGANIZATION",
         IdTaken = "ID_TAKEN",
+        /// The row came before, and has another secret, hash or id by now.
+        RowChanged = "ROW_CHANGED",
         UnknownOrganization = "UNKNOWN_ORGANIZATION",
         KeyCapReached = "KEY_CAP_REACHED",
         BadKeyId = "BAD_KEY_ID",
@@ -230,6 +234,15 @@ impl Material {
             Self::Slow(_) | Self::Missing => None,
         }
     }
+
+    /// The slow hash, where there is one.
+    #[must_use]
+    pub fn slow_hash(&self) -> Option<&str> {
+        match self {
+            Self::Slow(hash) => Some(hash.expose()),
+            Self::Digest(_) | Self::Missing => None,
+        }
+    }
 }
 
 /// A key from elsewhere that is good enough to be brought in; the fields are those of [`super::key::ApiKey`].
@@ -241,7 +254,7 @@ pub struct ImportedKey {
     pub source_id: String,
     pub given: GivenScheme,
     pub material: Material,
-    /// What a plaintext of 64 hex digits says if it is read as a digest: no key must have that, or the text would be a
+    /// What a plaintext says if it is read as a digest in hex or base64: no key must have that, or the text would be a
     /// stored hash, and whoever saw the table of hashes could present it.
     pub plaintext_as_digest: Option<Digest>,
     pub look_up_id: Option<String>,

@@ -8,14 +8,14 @@ use crate::{
     domain::{
         Invalid,
         digest::Digest,
-        ids::OrganizationId,
+        ids::{KeyId, OrganizationId},
         import::{
             GivenScheme, ImportedKey, LOOK_UP_LENGTH_MAX, LOOK_UP_LENGTH_MIN, Material, REQUEST_COUNT_MAX, Refusal,
-            Refused, SOURCE_ID_LENGTH_MAX, SlowHash, SlowScheme, WEAK_ENTRY, is_stored_hash, is_weak,
-            parse_sha256_base64, parse_sha256_hex,
+            Refused, SOURCE_ID_LENGTH_MAX, SlowHash, SlowScheme, WEAK_ENTRY, gives_away, is_most_of, is_stored_hash,
+            is_weak, parse_sha256_base64, parse_sha256_hex, read_as_digest, shown_end_of, without_blanks,
         },
         key::{Revocation, RevocationReason, StoredStatus},
-        secret::{digest_of_presented, hint_of},
+        secret::digest_of_presented,
         text,
         time::Timestamp,
     },
@@ -73,8 +73,13 @@ fn parse_source(text: &str) -> Result<String, Invalid> {
 }
 
 fn decode_key(mut key: v1::ImportKey, allow_weak: bool, now: Timestamp) -> Result<ImportedKey, Refused> {
-    let given = decode_material(key.material.take())?;
-    let weak = given.secret.as_ref().is_some_and(|secret| is_weak(secret));
+    let kept_id = decode_kept_id(&key.key_id)?;
+    let Read { scheme, material, secret, plaintext_as_digest } = match (key.material.take(), kept_id) {
+        (None, Some(_)) => Read::missing(),
+        (given, _) => decode_material(given)?,
+    };
+    let secret = secret.as_ref().map(|secret| secret.as_str());
+    let weak = secret.is_some_and(is_weak);
     if weak && !allow_weak {
         return Err(Refused::new(Refusal::WeakSecret, "the secret is short or easy to guess"));
     }
@@ -103,8 +108,8 @@ fn decode_key(mut key: v1::ImportKey, allow_weak: bool, now: Timestamp) -> Resul
         (None, Some(false)) => StoredStatus::Disabled,
         (None, Some(true) | None) => StoredStatus::Active,
     };
-    let hint = hint.map(|hint| match &given.secret {
-        Some(secret) if hint.is_empty() => hint_of(secret),
+    let hint = hint.map(|hint| match secret {
+        Some(secret) if hint.is_empty() => shown_end_of(secret),
         _ => hint,
     });
     let source_id = key.source_id;
@@ -115,11 +120,11 @@ fn decode_key(mut key: v1::ImportKey, allow_weak: bool, now: Timestamp) -> Resul
     let read = (|| {
         let (prefix, hint) = (prefix?, hint?);
         Some(ImportedKey {
-            kept_id: None,
+            kept_id,
             source_id,
-            given: given.scheme,
-            material: given.material,
-            plaintext_as_digest: given.plaintext_as_digest,
+            given: scheme,
+            material,
+            plaintext_as_digest,
             look_up_id,
             prefix,
             hint,
@@ -139,8 +144,49 @@ fn decode_key(mut key: v1::ImportKey, allow_weak: bool, now: Timestamp) -> Resul
             revocation,
         })
     })();
-    let key = fields.finish(read).map_err(refused)?;
-    check_findable(key)
+    let read = fields.finish(read).map_err(refused)?;
+    check_hidden(&read, &key.key_id, secret)?;
+    check_findable(read)
+}
+
+fn decode_kept_id(text: &str) -> Result<Option<KeyId>, Refused> {
+    let read = (!text.is_empty()).then(|| KeyId::of_text(text)).transpose();
+    read.map_err(|reason| Refused::new(Refusal::BadKeyId, format!("key_id {}", reason.0)))
+}
+
+/// No text that is stored may hold the secret, nor say most of it.
+fn check_hidden(key: &ImportedKey, key_id: &str, secret: Option<&str>) -> Result<(), Refused> {
+    let note = key.revocation.as_ref().map_or("", |revocation| revocation.note.as_str());
+    let look_up_id = key.look_up_id.as_deref().unwrap_or_default();
+    let one = |field, reason, text| std::iter::once((field, reason, text));
+    let texts = one("key_id", Refusal::BadKeyId, key_id)
+        .chain(one("source_id", Refusal::BadSourceId, key.source_id.as_str()))
+        .chain(one("name", Refusal::BadName, key.name.as_str()))
+        .chain(one("owner_id", Refusal::BadOwnerId, key.owner_id.as_str()))
+        .chain(one("prefix", Refusal::BadPrefix, key.prefix.as_str()))
+        .chain(one("hint", Refusal::BadHint, key.hint.as_str()))
+        .chain(one("look_up_id", Refusal::BadLookUpId, look_up_id))
+        .chain(one("revocation_note", Refusal::BadRevocation, note))
+        .chain(key.scopes.iter().map(|scope| ("scopes", Refusal::BadScopes, scope.as_str())))
+        .chain(key.rate_limits.iter().map(|limit| ("rate_limits", Refusal::BadRateLimits, limit.name.as_str())))
+        .chain(
+            key.metadata
+                .iter()
+                .flat_map(|(name, value)| [name, value].map(|text| ("metadata", Refusal::BadMetadata, text.as_str()))),
+        );
+    for (field, reason, text) in texts {
+        if gives_away(text, secret, &key.material) {
+            return Err(Refused::new(reason, format!("{field} must not hold the secret")));
+        }
+    }
+    for (field, reason, text) in
+        [("prefix", Refusal::BadPrefix, key.prefix.as_str()), ("look_up_id", Refusal::BadLookUpId, look_up_id)]
+    {
+        if secret.is_some_and(|secret| is_most_of(text, secret)) {
+            return Err(Refused::new(reason, format!("{field} must not be more than half of the secret")));
+        }
+    }
+    Ok(())
 }
 
 /// A hash that no look-up leads to needs something that the candidates are found by.
@@ -161,19 +207,29 @@ struct Read {
     plaintext_as_digest: Option<Digest>,
 }
 
+impl Read {
+    /// An id whose secret left no trace.
+    const fn missing() -> Self {
+        Self { scheme: GivenScheme::Missing, material: Material::Missing, secret: None, plaintext_as_digest: None }
+    }
+}
+
 fn decode_material(given: Option<Given>) -> Result<Read, Refused> {
     let bad_hash = |reason: Invalid| Refused::new(Refusal::BadHash, reason.0);
     let of_hash = |scheme, material| Read { scheme, material, secret: None, plaintext_as_digest: None };
-    let slow = |scheme, text: &str| SlowHash::parse(scheme, text).map(Material::Slow).map_err(bad_hash);
+    let slow = |scheme, text: &str| SlowHash::parse(scheme, without_blanks(text)).map(Material::Slow).map_err(bad_hash);
     match given {
-        None => Err(Refused::new(Refusal::MissingMaterial, "one of the kinds of material must be given")),
-        Some(Given::Secret(secret)) => decode_secret(Zeroizing::new(secret)),
+        None => Err(Refused::new(Refusal::MissingMaterial, "one of the kinds of material, or key_id, must be given")),
+        Some(Given::Secret(secret)) => {
+            let secret = Zeroizing::new(secret);
+            decode_secret(Zeroizing::new(without_blanks(&secret).to_owned()))
+        }
         Some(Given::Sha256Hex(text)) => {
-            let digest = parse_sha256_hex(&text).map_err(bad_hash)?;
+            let digest = parse_sha256_hex(without_blanks(&text)).map_err(bad_hash)?;
             Ok(of_hash(GivenScheme::Sha256Hex, Material::Digest(digest)))
         }
         Some(Given::Sha256Base64(text)) => {
-            let digest = parse_sha256_base64(&text).map_err(bad_hash)?;
+            let digest = parse_sha256_base64(without_blanks(&text)).map_err(bad_hash)?;
             Ok(of_hash(GivenScheme::Sha256Base64, Material::Digest(digest)))
         }
         Some(Given::Bcrypt(text)) => Ok(of_hash(GivenScheme::Bcrypt, slow(SlowScheme::Bcrypt, &text)?)),
@@ -192,7 +248,7 @@ fn decode_secret(secret: Zeroizing<String>) -> Result<Read, Refused> {
     Ok(Read {
         scheme: GivenScheme::Plaintext,
         material: Material::Digest(digest),
-        plaintext_as_digest: parse_sha256_hex(&secret).ok(),
+        plaintext_as_digest: read_as_digest(&secret),
         secret: Some(secret),
     })
 }

@@ -1,9 +1,9 @@
 //! A table in batches: rows as the source gives them, and, of tables of keys, what is made of each row before anything
 //! of it is looked up in Keystead but its organization.
-//! Must not write. Invariant: no more than one batch is held at a time; whoever asks for the next one while the last is
-//! being worked on holds two.
+//! Must not write, and must not pass the id of a row on that holds the row's key. Invariant: no more than one batch is
+//! held at a time; whoever asks for the next one while the last is being worked on holds two.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -12,20 +12,30 @@ use super::{
     ImportError,
     fingerprint::Fingerprint,
     places::Places,
-    source::{Ask, Row, Source},
-    treat::{OrganizationRef, TableReader, Treated},
+    source::{Ask, Row, Source, contract::Contract},
+    treat::{TableReader, Treated},
 };
 use crate::{
     domain::{
-        import::{ImportedKey, Note, Refusal, Refused},
+        import::{Note, Refusal, Refused},
         time::Timestamp,
     },
     service::{Context, ImportItem},
 };
 
+/// What stands for the id of a row that holds the row's key.
+const HIDDEN_ID: &str = "-";
+
+/// Where rows are read.
+enum Reading<'j> {
+    Source(&'j mut Source),
+    /// Under the lock that `contract` holds.
+    Locked(&'j mut Contract),
+}
+
 /// The rows of a table, a batch at a time.
 pub(super) struct RowBatches<'j> {
-    source: &'j mut Source,
+    source: Reading<'j>,
     stop: &'j CancellationToken,
     ask: Ask,
     limit: usize,
@@ -44,7 +54,12 @@ impl<'j> RowBatches<'j> {
         after: &str,
     ) -> Self {
         let after = (!after.is_empty()).then(|| after.to_owned());
-        Self { source, stop, ask, limit, after, is_over: false }
+        Self { source: Reading::Source(source), stop, ask, limit, after, is_over: false }
+    }
+
+    /// All rows of a table that is locked.
+    pub(super) fn locked(contract: &'j mut Contract, stop: &'j CancellationToken, ask: Ask, limit: usize) -> Self {
+        Self { source: Reading::Locked(contract), stop, ask, limit, after: None, is_over: false }
     }
 
     /// The next batch: empty behind the last row, and once it was told to stop.
@@ -55,11 +70,17 @@ impl<'j> RowBatches<'j> {
         if self.is_over {
             return Ok(Vec::new());
         }
-        let rows = tokio::select! {
-            biased;
-            // What has been asked of the source is given up with it.
-            () = self.stop.cancelled() => Vec::new(),
-            rows = self.source.read(&self.ask, self.after.as_deref(), self.limit) => rows?,
+        let after = self.after.as_deref();
+        let rows = match &mut self.source {
+            Reading::Source(source) => tokio::select! {
+                biased;
+                // What has been asked of the source is given up with it.
+                () = self.stop.cancelled() => Vec::new(),
+                rows = source.read(&self.ask, after, self.limit) => rows?,
+            },
+            // Its connection has a transaction to be ended.
+            Reading::Locked(_) if self.stop.is_cancelled() => Vec::new(),
+            Reading::Locked(contract) => contract.read(&self.ask, after, self.limit).await?,
         };
         self.is_over = rows.len() < self.limit;
         if let Some(last) = rows.last() {
@@ -73,20 +94,34 @@ impl<'j> RowBatches<'j> {
 pub(super) struct KeyRow {
     pub(super) id: String,
     pub(super) notes: Vec<Note>,
+    /// Whether a hash stands beside its plaintext.
+    pub(super) is_pair: bool,
+    /// What is wrong with the hash that stays when its plaintext is dropped.
+    pub(super) stay_problem: Option<&'static str>,
     pub(super) item: ImportItem,
 }
 
 /// What became of a batch of a table of keys so far. Each row is a key, skipped or refused.
 pub(super) struct KeyBatch {
     pub(super) rows: u64,
-    /// The id of its last row.
-    pub(super) last_id: String,
+    /// The id of its last row that can be noted; `None` where none can.
+    pub(super) position: Option<String>,
     /// When it was treated.
     pub(super) now: Timestamp,
     pub(super) keys: Vec<KeyRow>,
     pub(super) skipped: u64,
     /// By the id of the row.
     pub(super) refused: Vec<(String, Refused)>,
+    /// Of the refused ones those with a hash beside their plaintext.
+    pub(super) refused_pairs: HashSet<String>,
+}
+
+/// A row that was treated.
+struct Done {
+    id: String,
+    is_pair: bool,
+    stay_problem: Option<&'static str>,
+    treated: Treated,
 }
 
 /// The rows of a table of keys, a batch at a time, each treated.
@@ -97,6 +132,8 @@ pub(super) struct KeyBatches<'j> {
     places: &'j mut Places,
     /// Where the rows are to have one.
     pub(super) fingerprint: Option<Fingerprint>,
+    /// Rows that were read so far.
+    count: u64,
 }
 
 impl<'j> KeyBatches<'j> {
@@ -108,7 +145,7 @@ impl<'j> KeyBatches<'j> {
         places: &'j mut Places,
         fingerprint: Option<Fingerprint>,
     ) -> Self {
-        Self { rows, context, reader, places, fingerprint }
+        Self { rows, context, reader, places, fingerprint, count: 0 }
     }
 
     /// The next batch; `None` behind the last row, and once it was told to stop.
@@ -117,54 +154,75 @@ impl<'j> KeyBatches<'j> {
     /// The source's own, or the store's.
     pub(super) async fn next(&mut self) -> Result<Option<KeyBatch>, ImportError> {
         let rows = self.rows.next().await?;
-        let Some(last) = rows.last() else { return Ok(None) };
-        let (count, last_id, now) = (rows.len() as u64, last.id.clone(), self.context.clock.now());
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        let (count, now) = (rows.len() as u64, self.context.clock.now());
+        // No database can be told an id with a NUL, nor may one hold a key: such rows are refused, and read again.
+        let last = rows.iter().rev().find(|row| !row.id.contains('\0') && !self.reader.id_tells(row));
+        let position = last.map(|row| row.id.clone());
         if let Some(fingerprint) = &mut self.fingerprint {
             for row in &rows {
                 fingerprint.add(&row.id, self.reader.material(row));
             }
         }
-        let reader = self.reader.clone();
+        let (reader, before) = (self.reader.clone(), self.count);
+        self.count += count;
         // Slow where a hash that is slow on purpose stands beside its plaintext.
         let treated = spawn_blocking(move || {
-            let treat = |row: Row| {
-                let treated = reader.treat(&row, now);
-                (row.id, treated)
-            };
-            rows.into_iter().map(treat).collect::<Vec<(String, Treated)>>()
+            let numbered = (before + 1..).zip(rows);
+            numbered.map(|(number, row)| treat(&reader, number, row, now)).collect::<Vec<Done>>()
         });
         let treated =
             treated.await.map_err(|panic| ImportError::Refused(format!("rows could not be treated: {panic}")))?;
-        let names = treated.iter().filter_map(|(_, treated)| match treated {
-            Treated::Key { organization, .. } => Some(organization.as_str()),
+        let names = treated.iter().filter_map(|done| match &done.treated {
+            Treated::Key { organization, .. } => Some(organization),
             Treated::Skipped | Treated::Refused(_) => None,
         });
         self.places.find(self.context, names).await?;
-        let mut batch = KeyBatch { rows: count, last_id, now, keys: Vec::new(), skipped: 0, refused: Vec::new() };
-        for (id, treated) in treated {
+        let (keys, refused, refused_pairs) = (Vec::new(), Vec::new(), HashSet::new());
+        let mut batch = KeyBatch { rows: count, position, now, keys, skipped: 0, refused, refused_pairs };
+        for Done { id, is_pair, stay_problem, treated } in treated {
             match treated {
-                Treated::Key { key, organization, notes } => self.place(&mut batch, id, *key, &organization, notes),
+                Treated::Key { key, organization, notes } => {
+                    if let Some(organization_id) = self.places.get(&organization) {
+                        let item = ImportItem { organization_id, key: *key };
+                        batch.keys.push(KeyRow { id, notes, is_pair, stay_problem, item });
+                    } else {
+                        // The text is not repeated: it is a key where the mapping names the wrong column.
+                        let message = "organization must be one that Keystead has";
+                        batch.refuse(id, is_pair, Refused::new(Refusal::UnknownOrganization, message));
+                    }
+                }
                 Treated::Skipped => batch.skipped += 1,
-                Treated::Refused(refused) => batch.refused.push((id, refused)),
+                Treated::Refused(refused) => batch.refuse(id, is_pair, refused),
             }
         }
         Ok(Some(batch))
     }
+}
 
-    fn place(
-        &self,
-        batch: &mut KeyBatch,
-        id: String,
-        key: ImportedKey,
-        organization: &OrganizationRef,
-        notes: Vec<Note>,
-    ) {
-        if let Some(organization_id) = self.places.get(organization.as_str()) {
-            batch.keys.push(KeyRow { id, notes, item: ImportItem { organization_id, key } });
-        } else {
-            // The text is not repeated: it is a key where the mapping names the wrong column.
-            let message = "organization must be one that Keystead has";
-            batch.refused.push((id, Refused::new(Refusal::UnknownOrganization, message)));
+impl KeyBatch {
+    fn refuse(&mut self, id: String, is_pair: bool, refused: Refused) {
+        if is_pair {
+            self.refused_pairs.insert(id.clone());
         }
+        self.refused.push((id, refused));
     }
+}
+
+fn treat(reader: &TableReader, number: u64, row: Row, now: Timestamp) -> Done {
+    let mut treated = reader.treat(&row, now);
+    let stay_problem = match &treated {
+        Treated::Key { key, .. } => reader.stay_problem(&row, key),
+        Treated::Skipped | Treated::Refused(_) => None,
+    };
+    let is_pair = reader.is_pair(&row);
+    if !reader.id_tells(&row) {
+        return Done { id: row.id, is_pair, stay_problem, treated };
+    }
+    if let Treated::Refused(refused) = &mut treated {
+        refused.message = format!("{} (row {number} of those that were read)", refused.message);
+    }
+    Done { id: HIDDEN_ID.to_owned(), is_pair, stay_problem, treated }
 }

@@ -2,25 +2,33 @@
 //! Looks everything up in the database, never in what is remembered, and changes nothing.
 //! Must not show material. Invariant: what Keystead would refuse to bring in is told as that, in its own words.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     ImportError, actor,
     batches::{KeyBatch, KeyRow},
+    treat::NO_HASH_STAYS,
 };
 use crate::{
     domain::{
         digest::Digest,
         ids::{KeyId, OrganizationId, RecordId},
-        import::{Material, Refused, Scheme},
+        import::{Material, Refusal, Refused, Scheme},
         key::{KeyStatus, StoredStatus},
         outcome::Outcome,
         time::Timestamp,
     },
     service::{self, Context, ImportBatch, ItemResult},
-    store::imported_keys::{self, Held},
+    store::{
+        imported_keys::{self, Held},
+        imported_organizations,
+        slow_keys::mark_of,
+    },
 };
 
 /// Look-ups at once: they are gathered into few queries.
@@ -60,6 +68,8 @@ pub(super) struct Checker<'j> {
     /// The label of the source.
     pub(super) source: &'j str,
     pub(super) import_id: RecordId,
+    /// Organizations that are not active in the source either; `None` where `verify` has looked at that.
+    pub(super) inactive_there: Option<&'j HashSet<OrganizationId>>,
 }
 
 impl Checker<'_> {
@@ -71,8 +81,46 @@ impl Checker<'_> {
         let held = self.held(batch).await?;
         let looked_up = batch.keys.iter().map(|row| self.check_row(row, &held, batch.now));
         let mut found: Vec<Found> = stream::iter(looked_up).buffered(AT_ONCE).try_collect().await?;
+        self.look_at_organizations(batch, &mut found).await?;
         self.explain(batch, &mut found).await?;
+        for (row, found) in batch.keys.iter().zip(&mut found) {
+            match row.stay_problem {
+                Some(NO_HASH_STAYS) => {
+                    *found = Found::differs(NO_HASH_STAYS, "no hash would be left of the key when it is dropped");
+                }
+                Some(word) => {
+                    *found = Found::differs(word, "the hash that stays must be the lower-case SHA-256 of the key");
+                }
+                None => {}
+            }
+        }
         Ok(found)
+    }
+
+    /// A key that should be `VALID` is not where its organization is inactive. That is as it should be where it is so
+    /// in the source too, or was done here since.
+    async fn look_at_organizations(&self, batch: &KeyBatch, found: &mut [Found]) -> Result<(), ImportError> {
+        let ids: BTreeSet<OrganizationId> = batch.keys.iter().map(|row| row.item.organization_id).collect();
+        let ids: Vec<OrganizationId> = ids.into_iter().collect();
+        let there = imported_organizations::list_by_ids(self.context.store.control(), &ids).await?;
+        let inactive: HashMap<OrganizationId, i64> =
+            there.into_iter().filter(|one| !one.active).map(|one| (one.id, one.etag)).collect();
+        for (row, found) in batch.keys.iter().zip(found) {
+            let id = row.item.organization_id;
+            let Some(etag) = inactive.get(&id) else { continue };
+            let stands = matches!(found, Found::AsExpected(word) if *word != ENDED);
+            if !stands || expected(row, batch.now) != Outcome::Valid {
+                continue;
+            }
+            *found = if self.inactive_there.is_none_or(|inactive| inactive.contains(&id)) {
+                Found::AsExpected(Outcome::OrganizationInactive.as_str())
+            } else if *etag > 1 {
+                Found::AsExpected(ENDED)
+            } else {
+                Found::other_outcome(Outcome::OrganizationInactive, Outcome::Valid)
+            };
+        }
+        Ok(())
     }
 
     /// Keys that no digest leads to, by the id of the row that they came from.
@@ -102,7 +150,7 @@ impl Checker<'_> {
     async fn check_digest(&self, row: &KeyRow, digest: Digest, now: Timestamp) -> Result<Found, ImportError> {
         let (found, key) = service::peek_outcome(self.context, digest, now).await?;
         let expected = expected(row, now);
-        // The organization is looked at after the key itself.
+        // Organizations are looked at afterwards.
         let is_expected = found == expected || (expected, found) == (Outcome::Valid, Outcome::OrganizationInactive);
         if !is_expected {
             let held = imported_keys::list_by_digests(self.context.store.control(), &[digest]).await?;
@@ -130,10 +178,12 @@ impl Checker<'_> {
             return Ok(());
         }
         let (import_id, source) = (self.import_id, self.source.to_owned());
-        let asked = ImportBatch { import_id, source, items, position: None, refused: 0 };
+        let asked = ImportBatch { import_id, source, items, after: None, position: None, refused: 0 };
         let results = service::import_batch(self.context, actor(), asked, true).await?;
         for (found, result) in found.iter_mut().filter(|found| differs(found)).zip(results) {
             match result {
+                // Of one that came before, what differs is known better: somebody's present key would not be here.
+                ItemResult::Refused(refused) if refused.reason == Refusal::RowChanged => {}
                 ItemResult::Refused(refused) => *found = Found::Refused(refused),
                 ItemResult::Created(_)
                 | ItemResult::WouldCreate
@@ -184,7 +234,13 @@ fn check_held(row: &KeyRow, held: &Held, now: Timestamp) -> Found {
     let word = match (&row.item.key.material, held.scheme) {
         // Once it was presented it is disabled, which is as it should be.
         (Material::Missing, Scheme::Missing) => return Found::AsExpected("MISSING"),
-        (Material::Slow(_), Scheme::Sha256) => "UPGRADED",
+        (Material::Slow(hash), Scheme::Sha256) => match held.stored_hash.as_deref() {
+            Some(stored) if stored == mark_of(hash) => "UPGRADED",
+            // Its secret was changed here, before the old one was ever presented.
+            Some(stored) if stored == hash.expose() && held.etag > 1 => ENDED,
+            None if held.etag > 1 => ENDED,
+            Some(_) | None => return Found::differs("OTHER_HASH", "the key came from another hash"),
+        },
         (Material::Slow(hash), Scheme::Bcrypt | Scheme::Argon2) => {
             if held.stored_hash.as_deref() != Some(hash.expose()) {
                 return Found::differs("OTHER_HASH", "the stored hash is another one");
@@ -203,8 +259,8 @@ fn check_held(row: &KeyRow, held: &Held, now: Timestamp) -> Found {
     if was_ended_here(held, row, now) { Found::AsExpected(ENDED) } else { Found::other_outcome(found, expected) }
 }
 
-/// Whether somebody has revoked, disabled or rotated the key in Keystead since it came over, so that it may less than its
-/// row in the source says: that is no fault of the import.
+/// Whether somebody has revoked, disabled or rotated the key in Keystead since it came over, so that it may less than
+/// its row in the source says: that is no fault of the import.
 fn was_ended_here(held: &Held, row: &KeyRow, now: Timestamp) -> bool {
     let rank = |status: StoredStatus, expire_time| match status.at(expire_time, now) {
         KeyStatus::Active => 0,

@@ -2,21 +2,30 @@
 //! empty, with `--down`.
 //!
 //! What is about to go is noted in Keystead before it does, so that it can be put back whenever the process dies; what
-//! was noted and is still there is no fault. Then the tables are locked, and their rows must be the verified ones.
+//! was noted and is still there is no fault. Then the tables are locked, their rows must be the verified ones, and each
+//! of them what Keystead has at that moment: what `verify` has found may have been changed in Keystead since.
 //! Must not touch a table that was not verified. Invariant: nothing is dropped of which the fingerprint, taken under
-//! the lock that the drop holds, is another than the verified one.
+//! the lock that the drop holds, is another than the verified one, nor by statements that nobody was shown.
 
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     Event, ImportError, Tell,
-    fingerprint::{Fingerprint, MaterialAsk},
+    batches::{KeyBatches, RowBatches},
+    checks::Checker,
+    findings::{Findings, compare},
+    fingerprint::{Fingerprint, Verified},
     mapping::{KeyTable, Mapping},
+    places::Places,
     report::ContractReport,
     source::{
         SourceError,
         contract::{Contract, DropPlan, Undo, describe, down},
     },
+    treat::TableReader,
 };
 use crate::{
     config::SourceUrl,
@@ -25,12 +34,22 @@ use crate::{
 };
 
 /// Rows that are read at once under the lock.
-const BATCH: usize = 5000;
+const BATCH: usize = 2000;
 /// What nobody should expect of `--down`.
 const NEVER_BACK: &str = "The keys themselves cannot come back: only their digests are in Keystead.";
 /// What nobody should expect before it.
 const DOWN_IS_EMPTY: &str =
     "What is dropped cannot come back: --down creates the columns and their indexes again, with NULL in every row.";
+
+/// What is kept in Keystead of what goes from a table.
+#[derive(Debug, Serialize, Deserialize)]
+struct Noted {
+    #[serde(flatten)]
+    undo: Undo,
+    /// Whether it has gone; until then it is what somebody was about to do.
+    #[serde(default)]
+    dropped: bool,
+}
 
 /// A table of which something is dropped, or was.
 struct Target<'m> {
@@ -61,28 +80,47 @@ pub async fn contract_plan(
     Ok(report(mapping, false, statements(&plans), names(&targets), remarks))
 }
 
-/// Drops the columns of a mapping, or creates them again.
+/// What `contract` works on.
+pub struct ContractJob<'a> {
+    pub context: &'a Arc<Context>,
+    pub source: &'a SourceUrl,
+    pub mapping: &'a Mapping,
+    /// What the operator was shown, by [`contract_plan`], and has agreed to.
+    pub shown: &'a ContractReport,
+    pub tell: Tell<'a>,
+    pub stop: &'a CancellationToken,
+}
+
+/// Drops the columns of a mapping, or creates them again, just as it was shown.
 ///
 /// # Errors
-/// `Refused` where a table was not verified, or is another one since; `GivenUp` where it was told to stop in time.
-pub async fn contract(
-    context: &Context,
-    source: &SourceUrl,
-    mapping: &Mapping,
-    is_down: bool,
-    tell: Tell<'_>,
-    stop: &CancellationToken,
-) -> Result<ContractReport, ImportError> {
-    if is_down {
-        return put_back(context, source, mapping).await;
+/// `Refused` where a table was not verified, or is another one since, or what is to be done is; `GivenUp` where it was
+/// told to stop in time.
+pub async fn contract(job: &ContractJob<'_>) -> Result<ContractReport, ImportError> {
+    let ContractJob { context, source, mapping, shown, .. } = *job;
+    if shown.down {
+        return put_back(context, source, mapping, shown).await;
     }
     let targets = targets(context, mapping).await?;
     let plans = describe(source, &drops(&targets)).await?;
+    let statements = statements(&plans);
+    check_shown(&statements, shown)?;
     for (target, plan) in targets.iter().zip(&plans) {
-        note(context, &target.import, &noted(&target.import, &plan.undo)?).await?;
+        note(context, &target.import, &noted(&target.import, &plan.undo, false)?).await?;
     }
-    match drop_columns(source, &targets, &plans, tell, stop).await {
-        Ok(()) => Ok(report(mapping, false, statements(&plans), names(&targets), Vec::new())),
+    match drop_columns(job, &targets, &plans).await {
+        Ok(()) => {
+            for (target, plan) in targets.iter().zip(&plans) {
+                let done = noted(&target.import, &plan.undo, true)?;
+                if let Err(error) = note(context, &target.import, &done).await {
+                    // It is done all the same.
+                    let name = &target.table.table.name;
+                    let words = format!("that columns of {name:?} are gone could not be noted: {error}");
+                    (job.tell)(Event::Remark(&words));
+                }
+            }
+            Ok(report(mapping, false, statements, names(&targets), Vec::new()))
+        }
         Err(end) => {
             if end.is_untouched {
                 for target in &targets {
@@ -92,6 +130,15 @@ pub async fn contract(
             Err(end.error)
         }
     }
+}
+
+/// What is run must be what was shown.
+fn check_shown(statements: &[String], shown: &ContractReport) -> Result<(), ImportError> {
+    if statements == shown.statements {
+        return Ok(());
+    }
+    let words = "the tables have changed since the statements were shown: nothing was done; look at them again";
+    Err(ImportError::Refused(words.to_owned()))
 }
 
 /// Why nothing was dropped, or not everything.
@@ -109,16 +156,10 @@ impl End {
 }
 
 /// Locks, looks once more, and drops.
-async fn drop_columns(
-    source: &SourceUrl,
-    targets: &[Target<'_>],
-    plans: &[DropPlan],
-    tell: Tell<'_>,
-    stop: &CancellationToken,
-) -> Result<(), End> {
+async fn drop_columns(job: &ContractJob<'_>, targets: &[Target<'_>], plans: &[DropPlan]) -> Result<(), End> {
     let tables: Vec<&str> = targets.iter().map(|target| target.table.table.name.as_str()).collect();
-    let mut contract = Contract::begin(source, &tables).await.map_err(End::untouched)?;
-    if let Err(error) = check_unchanged(&mut contract, targets, plans, tell, stop).await {
+    let mut contract = Contract::begin(job.source, &tables).await.map_err(End::untouched)?;
+    if let Err(error) = check_unchanged(job, &mut contract, targets, plans).await {
         contract.rollback().await;
         return Err(End::untouched(error));
     }
@@ -136,25 +177,18 @@ async fn drop_columns(
     }
 }
 
-/// Under the lock: the rows must be those that were verified, and what depends on the columns what was shown.
+/// Under the lock: the rows must be those that were verified, each what Keystead has, and what depends on the columns
+/// what was shown.
 async fn check_unchanged(
+    job: &ContractJob<'_>,
     contract: &mut Contract,
     targets: &[Target<'_>],
     plans: &[DropPlan],
-    tell: Tell<'_>,
-    stop: &CancellationToken,
 ) -> Result<(), ImportError> {
-    for (Target { table, import }, plan) in targets.iter().zip(plans) {
-        let name = &table.table.name;
-        tell(Event::Table { table: name, kind: ImportKind::Keys, total: None, before: 0 });
-        let fingerprint = fingerprint(contract, table, tell, stop).await?;
-        tell(Event::End);
-        if fingerprint != import.fingerprint {
-            return Err(ImportError::Refused(format!(
-                "table {name:?} is not what was verified: run `keystead import verify` again"
-            )));
-        }
-        if contract.plan_drop(name, &table.drop).await? != *plan {
+    for (target, plan) in targets.iter().zip(plans) {
+        check_rows(job, contract, target).await?;
+        let (name, drop) = (&target.table.table.name, &target.table.drop);
+        if contract.plan_drop(name, drop).await? != *plan {
             let words = format!("what depends on the columns of {name:?} has changed: look at the statements again");
             return Err(ImportError::Refused(words));
         }
@@ -162,34 +196,45 @@ async fn check_unchanged(
     Ok(())
 }
 
-async fn fingerprint(
-    contract: &mut Contract,
-    table: &KeyTable,
-    tell: Tell<'_>,
-    stop: &CancellationToken,
-) -> Result<String, ImportError> {
-    let (asked, mut fingerprint) = (MaterialAsk::new(table), Fingerprint::new(table));
-    let (mut after, mut done): (Option<String>, u64) = (None, 0);
-    loop {
-        if stop.is_cancelled() {
-            return Err(ImportError::GivenUp);
-        }
-        let rows = contract.read(&asked.ask, after.as_deref(), BATCH).await?;
-        for row in &rows {
-            fingerprint.add(&row.id, asked.material(row));
-        }
-        done += rows.len() as u64;
-        tell(Event::Rows { done, bad: 0 });
-        match rows.last() {
-            Some(last) if rows.len() == BATCH => after = Some(last.id.clone()),
-            Some(_) | None => return Ok(fingerprint.finish()),
-        }
+async fn check_rows(job: &ContractJob<'_>, contract: &mut Contract, target: &Target<'_>) -> Result<(), ImportError> {
+    let Target { table, import } = target;
+    let (name, verified) = (&table.table.name, Verified::parse(&import.fingerprint));
+    let (context, source) = (job.context, job.mapping.source.as_str());
+    let mut findings = Findings::begin(name, ImportKind::Keys, None, job.tell, verified.accept_refused);
+    let checker = Checker { context, source, import_id: import.id, inactive_there: None };
+    let mut places = Places::new(job.mapping);
+    let reader = Arc::new(TableReader::new(job.mapping, table, verified.allow_weak));
+    let rows = RowBatches::locked(contract, job.stop, reader.ask.clone(), BATCH);
+    let mut batches = KeyBatches::new(rows, context, reader, &mut places, Some(Fingerprint::new(table)));
+    compare(&mut batches, &checker, &mut findings).await?;
+    let fingerprint = batches.fingerprint.take().map(Fingerprint::finish).unwrap_or_default();
+    let mismatches = findings.finish().mismatches;
+    if job.stop.is_cancelled() {
+        return Err(ImportError::GivenUp);
     }
+    if fingerprint != verified.fingerprint {
+        return Err(ImportError::Refused(format!(
+            "table {name:?} is not what was verified: run `keystead import verify` again"
+        )));
+    }
+    if mismatches > 0 {
+        return Err(ImportError::Refused(format!(
+            "{mismatches} rows of table {name:?} are not what Keystead has any more: run `keystead import verify` again"
+        )));
+    }
+    Ok(())
 }
 
 /// Creates again what was dropped, and forgets that it was.
-async fn put_back(context: &Context, source: &SourceUrl, mapping: &Mapping) -> Result<ContractReport, ImportError> {
+async fn put_back(
+    context: &Context,
+    source: &SourceUrl,
+    mapping: &Mapping,
+    shown: &ContractReport,
+) -> Result<ContractReport, ImportError> {
     let (imports, undos): (Vec<Import>, Vec<Undo>) = dropped(context, mapping).await?.into_iter().unzip();
+    let all: Vec<String> = undos.iter().flat_map(Undo::statements).collect();
+    check_shown(&all, shown)?;
     let statements = down(source, &undos).await?;
     for import in &imports {
         note(context, import, "").await?;
@@ -243,11 +288,11 @@ fn undo_of(import: &Import) -> Result<Option<Undo>, ImportError> {
         return Ok(None);
     }
     let unreadable = |error| ImportError::Refused(format!("what was dropped cannot be read any more: {error}"));
-    serde_json::from_str(&import.contracted).map(Some).map_err(unreadable)
+    serde_json::from_str(&import.contracted).map(|noted: Noted| Some(noted.undo)).map_err(unreadable)
 }
 
 /// What is to be noted: what goes now, and what went before.
-fn noted(import: &Import, undo: &Undo) -> Result<String, ImportError> {
+fn noted(import: &Import, undo: &Undo, dropped: bool) -> Result<String, ImportError> {
     let mut all = undo.clone();
     if let Some(before) = undo_of(import)? {
         let is_new = |name: &String| !undo.columns.iter().any(|column| column.name == *name);
@@ -255,7 +300,8 @@ fn noted(import: &Import, undo: &Undo) -> Result<String, ImportError> {
         let is_new = |name: &String| !undo.indexes.iter().any(|index| index.name == *name);
         all.indexes.extend(before.indexes.into_iter().filter(|index| is_new(&index.name)));
     }
-    serde_json::to_string(&all).map_err(|error| ImportError::Refused(format!("it cannot be noted: {error}")))
+    let noted = Noted { undo: all, dropped };
+    serde_json::to_string(&noted).map_err(|error| ImportError::Refused(format!("it cannot be noted: {error}")))
 }
 
 async fn note(context: &Context, import: &Import, contracted: &str) -> Result<(), ImportError> {

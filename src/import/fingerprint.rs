@@ -5,36 +5,44 @@
 
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    mapping::{Field, KeyTable},
-    source::{Ask, Row},
-};
+use super::mapping::{Field, KeyTable};
 use crate::domain::audit::encode_hash;
 
 /// Changes where the same rows would have another fingerprint than before.
 const VERSION: &str = "keystead import 1";
 
-/// What is read of a table for its fingerprint alone, and where each part of it then is.
-pub(super) struct MaterialAsk {
-    pub(super) ask: Ask,
-    /// Places of the material in a row, in the order of [`Field::MATERIAL`].
-    places: Vec<usize>,
+/// What a verification that has passed leaves behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Verified {
+    pub(super) fingerprint: String,
+    /// Whether refused rows were accepted.
+    pub(super) accept_refused: bool,
+    /// Whether weak keys were let in.
+    pub(super) allow_weak: bool,
 }
 
-impl MaterialAsk {
-    /// For a table of a mapping. Columns come with the lengths that they have when all of the table is read.
-    pub(super) fn new(table: &KeyTable) -> Self {
-        let mut ask = table.table.ask();
-        let names: Vec<&String> = material(table).map(|(_, column)| column).collect();
-        ask.columns.retain(|column| names.contains(&&column.name));
-        let place = |name: &&String| ask.columns.iter().position(|column| column.name == **name);
-        let places = names.iter().filter_map(place).collect();
-        Self { ask, places }
+/// The words behind a fingerprint.
+const ACCEPT_REFUSED: &str = "accept-refused";
+const ALLOW_WEAK: &str = "allow-weak";
+
+impl Verified {
+    /// Reads what [`Verified::to_text`] wrote.
+    pub(super) fn parse(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let fingerprint = words.next().unwrap_or_default().to_owned();
+        let (mut accept_refused, mut allow_weak) = (false, false);
+        for word in words {
+            accept_refused |= word == ACCEPT_REFUSED;
+            allow_weak |= word == ALLOW_WEAK;
+        }
+        Self { fingerprint, accept_refused, allow_weak }
     }
 
-    /// The material of a row that was read so.
-    pub(super) fn material<'r>(&'r self, row: &'r Row) -> impl Iterator<Item = Option<&'r str>> {
-        self.places.iter().map(move |place| row.values.get(*place)?.as_ref().map(|text| text.as_str()))
+    /// For the column `fingerprint`.
+    pub(super) fn to_text(&self) -> String {
+        let words = [(self.accept_refused, ACCEPT_REFUSED), (self.allow_weak, ALLOW_WEAK)];
+        let said = words.iter().filter(|(is_said, _)| *is_said);
+        said.fold(self.fingerprint.clone(), |text, (_, word)| format!("{text} {word}"))
     }
 }
 
@@ -87,8 +95,6 @@ impl Fingerprint {
 
 #[cfg(test)]
 mod tests {
-    use zeroize::Zeroizing;
-
     use super::*;
     use crate::import::Mapping;
 
@@ -124,12 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_for_it_alone_gives_the_same_material() {
-        let both = table("bcrypt = \"h\"\nsecret = \"s\"");
-        let asked = MaterialAsk::new(&both);
-        let values = asked.ask.columns.iter().map(|column| Some(Zeroizing::new(format!("value of {}", column.name))));
-        let row = Row { id: "1".to_owned(), values: values.collect() };
-        let seen: Vec<Option<&str>> = asked.material(&row).collect();
-        assert_eq!(seen, [Some("value of s"), Some("value of h")], "in the order of the fields");
+    fn what_was_accepted_is_remembered() {
+        for (accept_refused, allow_weak) in [(false, false), (true, false), (false, true), (true, true)] {
+            let verified = Verified { fingerprint: "0a1b".to_owned(), accept_refused, allow_weak };
+            assert_eq!(Verified::parse(&verified.to_text()), verified);
+        }
+        assert_eq!(Verified::parse("0a1b").fingerprint, "0a1b");
     }
 }

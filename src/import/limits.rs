@@ -12,10 +12,10 @@ use time::UtcOffset;
 use super::{
     mapping::{Field, LimitTable, Mapping},
     places::Places,
-    rows::{BatchCounts, KeyRefs},
+    rows::{BatchCounts, KeyRefs, check_row_id},
     source::Row,
-    treat::Columns,
-    values::{Moment, parse_count, parse_moment},
+    treat::{Columns, OrganizationRef},
+    values::{Moment, parse_count, parse_moment, trim},
 };
 use crate::{
     domain::{
@@ -43,7 +43,7 @@ pub(super) struct Limits {
 /// What a row says, before anything is looked up.
 struct Window<'r> {
     key: Option<&'r str>,
-    organization: Option<String>,
+    organization: Option<OrganizationRef>,
     counts: WindowCounts,
     start: Option<Timestamp>,
     end: Option<Timestamp>,
@@ -59,7 +59,7 @@ impl Limits {
         let keys = KeyRefs::of_table(context, &mapping.source, table.keys.as_deref()).await?;
         let (_, columns) = Columns::new(&table.table);
         let (zone, quota) = (mapping.time_zone, table.quota.clone());
-        Ok(Self { columns, zone, quota, keys, places: Places::default() })
+        Ok(Self { columns, zone, quota, keys, places: Places::new(mapping) })
     }
 
     /// Brings in the rows that follow the position `after`, and moves the import on behind the last of them.
@@ -83,7 +83,7 @@ impl Limits {
             }
         }
         self.keys.find(context, windows.iter().filter_map(|(_, window)| window.key)).await?;
-        let named = windows.iter().filter_map(|(_, window)| window.organization.as_deref());
+        let named = windows.iter().filter_map(|(_, window)| window.organization.as_ref());
         self.places.find(context, named).await?;
         let (mut read, mut items) = (Vec::with_capacity(windows.len()), Vec::with_capacity(windows.len()));
         for (row, window) in windows {
@@ -115,8 +115,12 @@ impl Limits {
     }
 
     fn read<'r>(&self, row: &'r Row) -> Result<Window<'r>, Refused> {
+        check_row_id(row, Refusal::BadLimit)?;
         let organization = self.columns.filled(row, Field::Organization);
         let organization = organization.map_err(|why| self.refused(Field::Organization, &why))?;
+        let is_of_row = self.columns.raw(row, Field::Organization).is_some_and(|(text, _)| !trim(text).is_empty());
+        let named = if is_of_row { OrganizationRef::of_row } else { OrganizationRef::of_mapping };
+        let organization = organization.map(named);
         let name = self.filled(row, Field::Name, |text| Ok(text.to_owned()))?;
         let name = name.ok_or_else(|| self.refused(Field::Name, &Invalid::new("must be given")))?;
         let (start, end) = (self.time(row, Field::WindowStart)?, self.time(row, Field::WindowEnd)?);
@@ -135,7 +139,7 @@ impl Limits {
             return Err(names_nobody());
         }
         let counts = if is_quota { WindowCounts::Quota } else { WindowCounts::Limit(name) };
-        Ok(Window { key, organization: organization.map(str::to_owned), counts, start, end, count })
+        Ok(Window { key, organization, counts, start, end, count })
     }
 
     fn item(&self, row: &Row, window: Window<'_>) -> Result<WindowItem, Refused> {

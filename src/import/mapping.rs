@@ -27,6 +27,8 @@ pub struct Mapping {
     pub organization: Option<String>,
     /// For times that state no zone.
     pub time_zone: UtcOffset,
+    /// Whether the file says so; an expiry is not read in a zone that is only a default.
+    pub is_time_zone_stated: bool,
     /// The longest that a statement on the source may take.
     pub statement_timeout: Duration,
     pub organizations: Option<OrganizationTable>,

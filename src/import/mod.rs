@@ -5,11 +5,13 @@
 //! `limits` bring in what is no key; `verify` reads everything again and compares; `contract` drops what is not needed
 //! any more; `status` tells how far all of it is; `report` is what they come to.
 //! Must not print, and must not show a key or a hash to anybody. Invariant: whenever a run ends, by whatever, the next
-//! one brings in what is left and nothing twice; memory is bounded by two batches, however long a table is.
+//! one brings in what is left and nothing twice; memory is bounded by two batches, however long a table is. `plan`
+//! alone needs more: it remembers the digest and the id of each key that a run would create, some 200 bytes a key.
 
 mod batches;
 mod checks;
 mod contract;
+mod findings;
 mod fingerprint;
 mod limits;
 mod mapping;
@@ -43,7 +45,7 @@ use crate::{
 };
 
 pub use self::{
-    contract::{contract, contract_plan},
+    contract::{ContractJob, contract, contract_plan},
     mapping::{Mapping, MappingError},
     plan::plan,
     run::run,

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use super::{
-    ImportError, Job,
+    Event, ImportError, Job,
     batches::{KeyBatches, RowBatches},
     limits::Limits,
     mapping::{KeyTable, OrganizationTable},
@@ -31,7 +31,7 @@ pub async fn plan(job: &mut Job<'_>) -> Result<Report, ImportError> {
     let begun = Instant::now();
     let steps = Step::all(job.mapping);
     check(job, &steps).await?;
-    let (mut places, mut planned) = (Places::default(), Planned::default());
+    let (mut places, mut planned) = (Places::new(job.mapping), Planned::default());
     let mut tables = Vec::new();
     for step in steps {
         if job.stop.is_cancelled() {
@@ -42,6 +42,12 @@ pub async fn plan(job: &mut Job<'_>) -> Result<Report, ImportError> {
             Step::Keys(table) => plan_keys(job, table, &mut places, &mut planned).await?,
             Step::Usage(_) | Step::Limits(_) => plan_rows(job, step).await?,
         });
+    }
+    for (id, count) in planned.crowded() {
+        (job.tell)(Event::Remark(&format!(
+            "organization {id} would have {count} bcrypt or Argon2 keys without look-up part: a secret that comes \
+             without key_id is compared with at most 200 of them at once; map look-up-id, or have callers send key_id"
+        )));
     }
     Ok(Report {
         source: job.mapping.source.clone(),
@@ -95,7 +101,8 @@ async fn plan_keys(
     let reader = Arc::new(TableReader::new(job.mapping, table, job.options.allow_weak));
     let rows = RowBatches::new(&mut job.source, job.stop, reader.ask.clone(), job.options.batch, "");
     let mut batches = KeyBatches::new(rows, job.context, reader, places, None);
-    let mut writer = KeyWriter { context: job.context, source: &job.mapping.source, import_id, tally };
+    let (source, after) = (job.mapping.source.as_str(), String::new());
+    let mut writer = KeyWriter { context: job.context, source, import_id, after, tally };
     let mut next = batches.next().await?;
     while let Some(batch) = next {
         let (read, told) = tokio::join!(batches.next(), writer.plan(batch, planned));

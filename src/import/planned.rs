@@ -1,15 +1,15 @@
 //! What a run would have written so far, where nothing is: which secrets and ids would be taken, and how much room
-//! would be left under the caps of organizations. About 150 bytes for each distinct key.
+//! would be left under the caps of organizations. Some 200 bytes for each distinct key.
 //! Must not write. Invariant: rows meet each other here as they would meet in the database, whatever the batches are.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::ImportError;
 use crate::{
     domain::{
         digest::Digest,
         ids::{KeyId, OrganizationId},
-        import::{Refusal, Refused},
+        import::{Material, Refusal, Refused},
         key::StoredStatus,
         permission::Reach,
         time::Timestamp,
@@ -27,7 +27,12 @@ pub(super) struct Planned {
     ids: HashSet<KeyId>,
     /// How many more keys an organization takes; `None` where it has no cap.
     rooms: HashMap<OrganizationId, Option<i64>>,
+    /// How many keys of an organization would be found by a scan alone.
+    scanned: BTreeMap<OrganizationId, u64>,
 }
+
+/// The most keys that are compared with one secret; as in `service::verify_slow_key`.
+const SCANNED_MAX: u64 = 200;
 
 /// What counts of a key that would be there.
 struct PlannedKey {
@@ -55,8 +60,17 @@ impl Planned {
             if matches!(result, ItemResult::WouldCreate | ItemResult::Duplicate(None)) {
                 *result = self.met_by(item);
             }
+            let is_scanned = matches!(item.key.material, Material::Slow(_)) && item.key.look_up_id.is_none();
+            if is_scanned && matches!(result, ItemResult::WouldCreate | ItemResult::Existing(_)) {
+                *self.scanned.entry(item.organization_id).or_default() += 1;
+            }
         }
         Ok(())
+    }
+
+    /// The organizations of which not all slow keys would be compared with a secret, and how many they would have.
+    pub(super) fn crowded(&self) -> impl Iterator<Item = (OrganizationId, u64)> {
+        self.scanned.iter().filter(|(_, count)| **count > SCANNED_MAX).map(|(id, count)| (*id, *count))
     }
 
     /// Keys of organizations that would be new: they were refused, since there are none yet.
@@ -203,7 +217,7 @@ mod tests {
 
     use super::*;
     use crate::domain::{
-        import::{GivenScheme, ImportedKey, Material},
+        import::{GivenScheme, ImportedKey},
         key::Environment,
     };
 

@@ -2,11 +2,11 @@
 //! Must not hold a key or a hash, nor any other value of a row; nobody but its owner may read it all the same.
 //! Invariant: what a batch refused is in the file before the next batch is written. A run that was killed may have
 //! written refusals of a batch that did not commit: they are written again when it is resumed, so that a row may stand
-//! there twice.
+//! there twice. One run at a time writes to a file: what the lines say of a table is then one run's.
 
 use std::{
     collections::BTreeMap,
-    fs::{File, OpenOptions, Permissions},
+    fs::{File, OpenOptions, Permissions, TryLockError},
     io::{self, Read as _, Seek as _, SeekFrom},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -71,10 +71,18 @@ impl RefusedFile {
 }
 
 fn open(path: &Path, append: bool) -> io::Result<(csv::Writer<File>, BTreeMap<String, u64>)> {
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(MODE).open(path)?;
+    let mut file = OpenOptions::new().read(true).append(true).create(true).mode(MODE).open(path)?;
     if !file.metadata()?.is_file() {
         // A device such as /dev/null: there is nothing to empty, and its mode is not ours to change.
         return Ok((csv::Writer::from_writer(file), BTreeMap::new()));
+    }
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let words = "another run writes to it: wait for that one, or name another file with --refused-file";
+            return Err(io::Error::new(io::ErrorKind::ResourceBusy, words));
+        }
+        Err(TryLockError::Error(error)) => return Err(error),
     }
     check_ours(&mut file)?;
     file.set_permissions(Permissions::from_mode(MODE))?;
@@ -176,6 +184,19 @@ mod tests {
         fs::write(&path, "source = \"portal\"\n").expect("is written");
         assert!(RefusedFile::open(&path, false).is_err());
         assert_eq!(fs::read_to_string(&path).expect("is read"), "source = \"portal\"\n");
+    }
+
+    #[test]
+    fn two_runs_do_not_share_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("refused.csv");
+        let (mut file, _) = RefusedFile::open(&path, false).expect("opens");
+        let row = refused("weak");
+        file.write("clients", [("7", &row)].into_iter()).expect("is written");
+        assert!(RefusedFile::open(&path, false).is_err());
+        assert!(fs::read_to_string(&path).expect("is read").contains("clients,7"), "nothing was taken away");
+        drop(file);
+        assert!(RefusedFile::open(&path, true).is_ok(), "the lock goes with the run");
     }
 
     #[test]

@@ -1,19 +1,20 @@
 //! What rows that are no keys have in common: what becomes of a batch of them, and the keys that they refer to.
 //! Must not write. Invariant: memory is bounded by the batch and by the number of references that are remembered.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::{source::Row, values::trim};
 use crate::{
     domain::{
         ids::{KeyId, OrganizationId, RecordId},
-        import::{Note, Refused},
+        import::{Note, Refusal, Refused, SOURCE_ID_LENGTH_MAX},
+        text,
     },
     service::{Context, RowBatch, RowResult},
     store::{
         StoreError,
         imported_keys::{self, Held},
-        imports::{self, Import},
+        imports::{self, Import, ImportKind},
     },
 };
 
@@ -56,17 +57,43 @@ impl BatchCounts {
         RowBatch {
             import_id,
             after: after.to_owned(),
-            position: rows.last().map_or_else(|| after.to_owned(), |row| row.id.clone()),
+            position: position_behind(after, rows),
             refused: i64::try_from(self.refused.len()).unwrap_or(i64::MAX),
             items,
         }
     }
 }
 
+/// Where an import stands behind these rows. No database can be told an id with a NUL: such rows are refused, and read
+/// again by the next run where they were the last.
+pub(super) fn position_behind(after: &str, rows: &[Row]) -> String {
+    let last = rows.iter().rev().find(|row| !row.id.contains('\0'));
+    last.map_or_else(|| after.to_owned(), |row| row.id.clone())
+}
+
+/// Whether a row may have this id, or be referred to by it.
+pub(super) fn is_row_id(text: &str) -> bool {
+    !text.is_empty() && text::check_plain(text, SOURCE_ID_LENGTH_MAX).is_ok()
+}
+
+/// A refusal of a row whose id is none.
+///
+/// # Errors
+/// With this reason.
+pub(super) fn check_row_id(row: &Row, reason: Refusal) -> Result<(), Refused> {
+    if is_row_id(&row.id) {
+        return Ok(());
+    }
+    let why = format!("the id of a row must have 1 to {SOURCE_ID_LENGTH_MAX} characters, none of control");
+    Err(Refused::new(reason, why))
+}
+
 /// The keys that rows refer to, by what the source calls them: the id of a row of keys, or the id that a key kept.
 pub(super) struct KeyRefs {
     /// Of the table of keys that is referred to, where it has been imported.
     import_id: Option<RecordId>,
+    /// Of everything that has been imported from this source: an id that was kept is no other system's.
+    of_source: HashSet<RecordId>,
     known: HashMap<String, Option<(KeyId, OrganizationId)>>,
 }
 
@@ -76,11 +103,12 @@ impl KeyRefs {
     /// # Errors
     /// The store's own.
     pub(super) async fn of_table(context: &Context, source: &str, keys: Option<&str>) -> Result<Self, StoreError> {
-        let import: Option<Import> = match keys {
-            Some(table) => imports::find(context.store.control(), source, table).await?,
-            None => None,
-        };
-        Ok(Self { import_id: import.map(|import| import.id), known: HashMap::new() })
+        let mut imports = imports::list(context.store.control()).await?;
+        imports.retain(|import| import.source == source && import.kind == ImportKind::Keys);
+        let is_meant = |import: &&Import| keys.is_some_and(|keys| import.table_name == keys);
+        let import_id = imports.iter().find(is_meant).map(|import| import.id);
+        let of_source = imports.iter().map(|import| import.id).collect();
+        Ok(Self { import_id, of_source, known: HashMap::new() })
     }
 
     /// Finds the keys of a batch; [`KeyRefs::get`] then knows all of these references.
@@ -102,7 +130,10 @@ impl KeyRefs {
         }
         let db = context.store.control();
         if let Some(import_id) = self.import_id {
-            for held in imported_keys::list_by_source_ids(db, import_id, &new).await? {
+            // What no row of keys can be called may be what a database cannot be asked for.
+            let legal = |text: &&String| is_row_id(text);
+            let asked: Vec<String> = new.iter().filter(legal).cloned().collect();
+            for held in imported_keys::list_by_source_ids(db, import_id, &asked).await? {
                 let place = place(&held);
                 self.known.extend(held.source_id.map(|source_id| (source_id, Some(place))));
             }
@@ -112,7 +143,9 @@ impl KeyRefs {
         let ids: BTreeSet<KeyId> = rest.iter().filter_map(kept).collect();
         let ids: Vec<KeyId> = ids.into_iter().collect();
         let held = imported_keys::list_by_ids(db, &ids).await?;
-        let by_id: HashMap<KeyId, (KeyId, OrganizationId)> = held.iter().map(|held| (held.id, place(held))).collect();
+        let is_own = |held: &&Held| held.import_id.is_some_and(|import_id| self.of_source.contains(&import_id));
+        let own = held.iter().filter(is_own);
+        let by_id: HashMap<KeyId, (KeyId, OrganizationId)> = own.map(|held| (held.id, place(held))).collect();
         for text in rest {
             let found = kept(&text).and_then(|id| by_id.get(&id).copied());
             self.known.insert(text, found);

@@ -18,9 +18,9 @@ use super::{
     places::Places,
     refused_file::{self, RefusedFile},
     report::{Report, TableReport},
-    rows::BatchCounts,
+    rows::{BatchCounts, position_behind},
     source::{Row, SourceError},
-    treat::TableReader,
+    treat::{OrganizationRef, TableReader},
     usage::Usage,
     writer::{KeyWriter, Pace, Tally},
 };
@@ -37,7 +37,7 @@ pub async fn run(job: &mut Job<'_>) -> Result<Report, ImportError> {
     let begun = Instant::now();
     let steps = Step::all(job.mapping);
     check(job, &steps).await?;
-    let mut places = Places::default();
+    let mut places = Places::new(job.mapping);
     if job.mapping.organizations.is_none() {
         // Before anything is written.
         for step in steps {
@@ -95,8 +95,9 @@ pub(super) async fn check_organization(job: &Job<'_>, places: &mut Places, step:
     let Some(name) = named.map(|name| name.trim()).filter(|_| !table.columns.contains_key(&Field::Organization)) else {
         return Ok(());
     };
-    places.find(job.context, std::iter::once(name)).await?;
-    if places.get(name).is_some() {
+    let reference = OrganizationRef::of_mapping(name);
+    places.find(job.context, std::iter::once(&reference)).await?;
+    if places.get(&reference).is_some() {
         return Ok(());
     }
     Err(ImportError::Mapping(format!("Keystead has no organization {name:?} that could get keys: create it first")))
@@ -155,7 +156,8 @@ async fn bring_keys(
     let reader = Arc::new(TableReader::new(job.mapping, table, job.options.allow_weak));
     let rows = RowBatches::new(&mut job.source, job.stop, reader.ask.clone(), job.options.batch, &import.position);
     let mut batches = KeyBatches::new(rows, context, reader, places, None);
-    let mut writer = KeyWriter { context, source: &job.mapping.source, import_id: import.id, tally };
+    let (source, after) = (job.mapping.source.as_str(), import.position.clone());
+    let mut writer = KeyWriter { context, source, import_id: import.id, after, tally };
     let mut pace = Pace::new();
     let mut next = batches.next().await?;
     while let Some(batch) = next {
@@ -215,7 +217,8 @@ async fn bring_rows(job: &mut Job<'_>, stage: &Stage<'_>, file: &mut RefusedFile
     let mut batches = RowBatches::new(&mut job.source, job.stop, step.ask(), job.options.batch, &import.position);
     let (mut after, mut pace) = (import.position.clone(), Pace::new());
     let mut rows = batches.next().await?;
-    while let Some(last) = rows.last().map(|row| row.id.clone()) {
+    while !rows.is_empty() {
+        let position = position_behind(&after, &rows);
         let write = async {
             let counts = table.write_batch(context, import, &after, &rows).await?;
             file.write(name, counts.refused.iter().map(|(id, refused)| (id.as_str(), refused)))?;
@@ -225,7 +228,29 @@ async fn bring_rows(job: &mut Job<'_>, stage: &Stage<'_>, file: &mut RefusedFile
         };
         let (read, written) = tokio::join!(batches.next(), write);
         written?;
-        (after, rows) = (last, read?);
+        (after, rows) = (position, read?);
+    }
+    drop(batches);
+    if matches!(step, Step::Usage(_)) && !job.stop.is_cancelled() {
+        tell_left_out(job, step, rows_before(import) + tally.report.rows).await?;
     }
     Ok(tally.finish())
+}
+
+/// Says where the source has another number of rows than were taken in all passes: rows of usage are read in the order
+/// of their ids, each once, so that one whose id stands before those that were read is never met.
+async fn tell_left_out(job: &mut Job<'_>, step: Step<'_>, taken: u64) -> Result<(), ImportError> {
+    let Some(total) = total(job, step).await?.filter(|total| *total != taken) else { return Ok(()) };
+    let table = &step.table().name;
+    let words = if total > taken {
+        format!(
+            "table {table:?} has {total} rows, of which {taken} were taken: {} have come since, or have ids before \
+             those that were read, and will not be read",
+            total - taken
+        )
+    } else {
+        format!("{taken} rows of table {table:?} were taken, of which {} are not there any more", taken - total)
+    };
+    (job.tell)(Event::Remark(&words));
+    Ok(())
 }

@@ -129,7 +129,7 @@ async fn page(
 ) -> Result<Vec<Held>, ImportError> {
     let db = context.store.control();
     Ok(match which {
-        List::Unseen => imported_keys::list_unseen(db, import.id, import.create_time, after, PAGE_SIZE).await?,
+        List::Unseen => imported_keys::list_unseen(db, import.id, after, PAGE_SIZE).await?,
         List::Missing => imported_keys::list_missing(db, import.id, after, PAGE_SIZE).await?,
     })
 }

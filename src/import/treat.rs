@@ -3,6 +3,7 @@
 //! come to the same. Must not put material into a message. Invariant: nothing is guessed in a key's favour, and no text
 //! that is stored holds the secret.
 
+mod beside;
 mod columns;
 mod material;
 mod organization;
@@ -14,11 +15,13 @@ use time::UtcOffset;
 
 use self::material::Given;
 pub use self::{
+    beside::NO_HASH_STAYS,
     columns::Columns,
     organization::{OrganizationReader, SourceOrganization},
 };
 use super::{
     mapping::{Field, KeyTable, Mapping},
+    rows::check_row_id,
     source::{Ask, Row},
     values::{
         ENTRIES_MAX, Kept, before_mask, hint_of_secret, last_characters, legal_name, parse_cidrs, parse_count,
@@ -28,9 +31,7 @@ use super::{
 use crate::domain::{
     Invalid,
     ids::KeyId,
-    import::{
-        ImportedKey, LOOK_UP_LENGTH_MAX, LOOK_UP_LENGTH_MIN, Note, Refusal, Refused, SOURCE_ID_LENGTH_MAX, WEAK_ENTRY,
-    },
+    import::{ImportedKey, LOOK_UP_LENGTH_MAX, LOOK_UP_LENGTH_MIN, Note, Refusal, Refused, WEAK_ENTRY},
     key::Environment,
     limits::Credits,
     scope::Scope,
@@ -61,25 +62,40 @@ pub enum Treated {
 
 /// How a row, or the mapping, names an organization: by what organizations of the source are called, by slug or by id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct OrganizationRef(Arc<str>);
+pub struct OrganizationRef {
+    text: Arc<str>,
+    is_of_mapping: bool,
+}
 
 impl OrganizationRef {
-    /// A reference by this text.
+    /// A reference by the text of a row.
     #[must_use]
-    pub fn new(text: &str) -> Self {
-        Self(text.into())
+    pub fn of_row(text: &str) -> Self {
+        Self { text: text.into(), is_of_mapping: false }
+    }
+
+    /// A reference by a text of the mapping, which the operator wrote.
+    #[must_use]
+    pub fn of_mapping(text: &str) -> Self {
+        Self { text: text.into(), is_of_mapping: true }
+    }
+
+    /// Whether the mapping names it, and no row.
+    #[must_use]
+    pub const fn is_of_mapping(&self) -> bool {
+        self.is_of_mapping
     }
 
     /// The text, without white space at its ends.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
     }
 }
 
 impl fmt::Display for OrganizationRef {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&self.0)
+        formatter.write_str(&self.text)
     }
 }
 
@@ -91,7 +107,11 @@ pub struct TableReader {
     columns: Columns,
     organization: Option<OrganizationRef>,
     zone: UtcOffset,
+    /// Whether the mapping says so.
+    is_zone_stated: bool,
     allow_weak: bool,
+    /// The hashes that stay where the plaintext is to be dropped.
+    staying: Vec<Field>,
 }
 
 impl TableReader {
@@ -100,8 +120,16 @@ impl TableReader {
     pub fn new(mapping: &Mapping, table: &KeyTable, allow_weak: bool) -> Self {
         let (ask, columns) = Columns::new(&table.table);
         let organization = columns.constant(Field::Organization).or(mapping.organization.as_deref());
-        let organization = organization.map(OrganizationRef::new);
-        Self { ask, columns, organization, zone: mapping.time_zone, allow_weak }
+        let organization = organization.map(OrganizationRef::of_mapping);
+        Self {
+            ask,
+            columns,
+            organization,
+            zone: mapping.time_zone,
+            is_zone_stated: mapping.is_time_zone_stated,
+            allow_weak,
+            staying: beside::staying(table),
+        }
     }
 
     /// The values of a row that hold secrets and hashes, as they came, in the order of [`Field::MATERIAL`]; those that
@@ -125,6 +153,10 @@ impl TableReader {
     fn read(&self, row: &Row, now: Timestamp) -> Result<Option<(ImportedKey, OrganizationRef, Vec<Note>)>, Refused> {
         let columns = &self.columns;
         let mut notes = Notes::default();
+        if self.id_tells(row) {
+            let why = "the id of the row holds its key or its hash, which must not be stored: map another column as id";
+            return Err(Refused::new(Refusal::BadSourceId, why));
+        }
         let given = material::read(columns, row, self.allow_weak)?;
         let kept_id = self.read_kept_id(row, &mut notes)?;
         let given = match given {
@@ -138,9 +170,12 @@ impl TableReader {
         };
         notes.add_if(given.is_trimmed, Note::Trimmed);
         notes.add_if(given.is_weak, Note::Weak);
+        if let Some((text, _)) = columns.raw(row, Field::KeyId) {
+            self.check_hidden(&given, Field::KeyId, Refusal::BadKeyId, text)?;
+        }
         let source_id = read_source_id(row)?;
         let organization = self.read_organization(row, &mut notes)?;
-        let standing = standing::read(columns, row, self.zone, now)?;
+        let standing = standing::read(columns, row, (self.zone, self.is_zone_stated), now)?;
         let look_up_id = self.read_look_up_id(row, &given, &mut notes)?;
         let (prefix, hint) = self.read_shown(row, &given)?;
         let is_scanned = given.is_slow() && look_up_id.is_none() && prefix.is_empty() && hint.is_empty();
@@ -202,12 +237,12 @@ impl TableReader {
 
     fn read_organization(&self, row: &Row, notes: &mut Notes) -> Result<OrganizationRef, Refused> {
         // A constant is shared by all rows that name none.
-        let text = if self.columns.has(Field::Organization) {
+        let text = if self.columns.raw(row, Field::Organization).is_some() {
             self.read_reference(row, Field::Organization, Refusal::UnknownOrganization, notes)?
         } else {
             None
         };
-        let named = text.map(OrganizationRef::new).or_else(|| self.organization.clone());
+        let named = text.map(OrganizationRef::of_row).or_else(|| self.organization.clone());
         let why = || Invalid::new("is not given, and the mapping names none");
         named.ok_or_else(|| self.columns.refused(Field::Organization, Refusal::UnknownOrganization, &why()))
     }
@@ -337,10 +372,7 @@ impl Notes {
 
 /// The id stays as it is: two ids that differ by a space are two rows.
 fn read_source_id(row: &Row) -> Result<String, Refused> {
-    if row.id.is_empty() || text::check_plain(&row.id, SOURCE_ID_LENGTH_MAX).is_err() {
-        let why = format!("the id of a row must have 1 to {SOURCE_ID_LENGTH_MAX} characters, none of control");
-        return Err(Refused::new(Refusal::BadSourceId, why));
-    }
+    check_row_id(row, Refusal::BadSourceId)?;
     Ok(row.id.clone())
 }
 

@@ -1,7 +1,9 @@
 //! The table of treatments in `docs/migrating.md`, row by row, each with a test: `material` is about secrets and
-//! hashes, `standing` about times and states, `organizations` about rows of organizations; here is all else.
+//! hashes, `beside` about ids and hashes next to them, `standing` about times and states, `organizations` about rows of
+//! organizations; here is all else.
 //! Invariant: a refusal never holds the secret or the hash of its row, whatever the reason.
 
+mod beside;
 mod material;
 mod organizations;
 mod standing;
@@ -142,6 +144,9 @@ fn a_blank_where_absence_would_let_a_key_do_more_is_refused() {
         ("credits-remaining", Refusal::BadCredits),
     ] {
         assert_eq!(refused_with(&[(field, " ")]), reason, "{field}");
+        if reason == Refusal::BadStatus {
+            continue;
+        }
         let (key, _) = with(&[(field, NULL)]);
         assert_eq!((key.status, key.expire_time, key.credits), (StoredStatus::Active, None, None), "{field}");
     }

@@ -13,7 +13,7 @@ use time::UtcOffset;
 
 use super::{
     mapping::{Field, Mapping, UsageTable},
-    rows::{BatchCounts, KeyRefs},
+    rows::{BatchCounts, KeyRefs, check_row_id},
     source::Row,
     treat::Columns,
     values::{Moment, parse_count, parse_micro_usd, parse_micros, parse_millis, parse_moment, trim},
@@ -96,7 +96,7 @@ impl Usage {
         let (mut counts, now) = (BatchCounts::default(), context.clock.now());
         for row in rows {
             let nobody = KeyId::from_u128(0);
-            match self.report(row, nobody, now) {
+            match check_row_id(row, Refusal::BadUsage).and_then(|()| self.report(row, nobody, now)) {
                 Ok(_) if self.columns.reference(row).is_some() => counts.created += 1,
                 Ok(_) => counts.refuse(row, no_key()),
                 Err(refused) => counts.refuse(row, refused),
@@ -106,6 +106,7 @@ impl Usage {
     }
 
     fn item(&self, row: &Row, now: Timestamp) -> Result<UsageItem, Refused> {
+        check_row_id(row, Refusal::BadUsage)?;
         let reference = self.columns.reference(row).ok_or_else(no_key)?;
         let unknown = || Refused::new(Refusal::UnknownKey, "key: no key came over from the row that it names");
         let (key_id, organization_id) = self.keys.get(reference).ok_or_else(unknown)?;

@@ -18,7 +18,7 @@ pub use self::{
     shown::{
         before_mask, hint_of_secret, last_characters, legal_name, prefix_of, reveals, slug_of, split_display, trim,
     },
-    times::{Moment, parse_moment},
+    times::{Moment, parse_moment, states_zone},
     words::{Reason, StatusWord, parse_active, parse_environment, parse_flag, parse_plan, parse_reason, parse_status},
 };
 use super::mapping::{Field, Kind, Words};

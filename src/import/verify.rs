@@ -9,23 +9,21 @@
 use std::{collections::HashSet, sync::Arc, time::Instant};
 
 use super::{
-    Event, ImportError, Job, Tell,
+    ImportError, Job, Options,
     batches::{KeyBatches, RowBatches},
-    checks::{Checker, Found},
-    fingerprint::Fingerprint,
+    checks::Checker,
+    findings::{Findings, compare},
+    fingerprint::{Fingerprint, Verified},
     mapping::{KeyTable, OrganizationTable},
     organizations::Organizations,
     passes::Step,
     places::Places,
-    report::{VerifiedTable, VerifyReport, add},
+    report::{VerifiedTable, VerifyReport},
     run::{check, check_organization, total},
     treat::{OrganizationReader, TableReader},
 };
 use crate::{
-    domain::{
-        ids::OrganizationId,
-        import::{Refusal, Refused},
-    },
+    domain::ids::OrganizationId,
     store::{
         imported_organizations,
         imports::{self, Import},
@@ -41,21 +39,21 @@ pub async fn verify(job: &mut Job<'_>) -> Result<VerifyReport, ImportError> {
     let is_checked = |step: &Step<'_>| matches!(step, Step::Organizations(_) | Step::Keys(_));
     let steps: Vec<Step<'_>> = Step::all(job.mapping).into_iter().filter(is_checked).collect();
     check(job, &steps).await?;
-    let mut places = Places::default();
+    let mut places = Places::new(job.mapping);
     for step in &steps {
         check_organization(job, &mut places, *step).await?;
     }
     let imports = forget_verified(job).await?;
-    let (mut tables, mut fingerprints) = (Vec::new(), Vec::new());
+    let (mut tables, mut fingerprints, mut inactive) = (Vec::new(), Vec::new(), HashSet::new());
     let mut keys = job.mapping.keys.iter().zip(&imports);
     for step in steps {
         if job.stop.is_cancelled() {
             break;
         }
         if let Step::Organizations(table) = step {
-            tables.push(verify_organizations(job, table).await?);
+            tables.push(verify_organizations(job, table, &mut inactive).await?);
         } else if let Some((table, import)) = keys.next() {
-            let (report, fingerprint) = verify_keys(job, table, import, &mut places).await?;
+            let (report, fingerprint) = verify_keys(job, table, import, &mut places, &inactive).await?;
             tables.push(report);
             fingerprints.push(fingerprint);
         }
@@ -64,8 +62,10 @@ pub async fn verify(job: &mut Job<'_>) -> Result<VerifyReport, ImportError> {
     let passed = !interrupted && tables.iter().all(|table| table.mismatches == 0);
     if passed {
         let now = job.context.clock.now();
-        for (import, fingerprint) in imports.iter().zip(&fingerprints) {
-            imports::set_verified(job.context.store.write(), import.id, now, fingerprint).await?;
+        let Options { accept_refused, allow_weak, .. } = *job.options;
+        for (import, fingerprint) in imports.iter().zip(fingerprints) {
+            let verified = Verified { fingerprint, accept_refused, allow_weak }.to_text();
+            imports::set_verified(job.context.store.write(), import.id, now, &verified).await?;
         }
     }
     Ok(VerifyReport { source: job.mapping.source.clone(), passed, interrupted, tables, elapsed: begun.elapsed() })
@@ -88,94 +88,36 @@ async fn forget_verified(job: &Job<'_>) -> Result<Vec<Import>, ImportError> {
     Ok(found)
 }
 
-/// What was found of one table, and who is told.
-struct Findings<'j> {
-    report: VerifiedTable,
-    tell: Tell<'j>,
-    accept_refused: bool,
-    begun: Instant,
-}
-
-impl<'j> Findings<'j> {
-    async fn begin(job: &mut Job<'j>, step: Step<'_>) -> Result<Self, ImportError> {
-        let (table, tell, kind) = (&step.table().name, job.tell, step.kind());
-        let total = total(job, step).await?;
-        tell(Event::Table { table, kind, total, before: 0 });
-        let accept_refused = job.options.accept_refused;
-        Ok(Self { report: VerifiedTable::new(table, kind), tell, accept_refused, begun: Instant::now() })
-    }
-
-    fn matched(&mut self, outcome: &'static str) {
-        self.report.matched += 1;
-        add(&mut self.report.outcomes, outcome);
-    }
-
-    fn refused(&mut self, id: &str, refused: &Refused) {
-        let reason = refused.reason.as_str();
-        // A hash that is not its plaintext's is no key that was refused: somebody's key would be lost.
-        if self.accept_refused && refused.reason != Refusal::HashMismatch {
-            self.report.accepted += 1;
-            add(&mut self.report.reasons, reason);
-        } else {
-            self.mismatch(id, reason, &format!("REFUSED: {reason}: {}", refused.message));
-        }
-    }
-
-    fn mismatch(&mut self, id: &str, word: &'static str, words: &str) {
-        self.report.mismatches += 1;
-        add(&mut self.report.reasons, word);
-        (self.tell)(Event::Mismatch { table: &self.report.table, id, reason: words });
-    }
-
-    fn advance(&mut self, rows: u64) {
-        self.report.rows += rows;
-        (self.tell)(Event::Rows { done: self.report.rows, bad: self.report.mismatches });
-    }
-
-    fn finish(mut self) -> VerifiedTable {
-        self.report.elapsed = self.begun.elapsed();
-        (self.tell)(Event::End);
-        self.report
-    }
-}
-
 async fn verify_keys(
     job: &mut Job<'_>,
     table: &KeyTable,
     import: &Import,
     places: &mut Places,
+    inactive: &HashSet<OrganizationId>,
 ) -> Result<(VerifiedTable, String), ImportError> {
-    let mut findings = Findings::begin(job, Step::Keys(table)).await?;
-    let context = job.context;
-    let checker = Checker { context, source: &job.mapping.source, import_id: import.id };
+    let step = Step::Keys(table);
+    let total = total(job, step).await?;
+    let mut findings = Findings::begin(&table.table.name, step.kind(), total, job.tell, job.options.accept_refused);
+    let (context, source) = (job.context, job.mapping.source.as_str());
+    let checker = Checker { context, source, import_id: import.id, inactive_there: Some(inactive) };
     let reader = Arc::new(TableReader::new(job.mapping, table, job.options.allow_weak));
     let rows = RowBatches::new(&mut job.source, job.stop, reader.ask.clone(), job.options.batch, "");
     let mut batches = KeyBatches::new(rows, context, reader, places, Some(Fingerprint::new(table)));
-    let mut next = batches.next().await?;
-    while let Some(batch) = next {
-        let (read, found) = tokio::join!(batches.next(), checker.check(&batch));
-        findings.report.skipped += batch.skipped;
-        for (id, refused) in &batch.refused {
-            findings.refused(id, refused);
-        }
-        for (row, found) in batch.keys.iter().zip(found?) {
-            match found {
-                Found::AsExpected(outcome) => findings.matched(outcome),
-                Found::Refused(refused) => findings.refused(&row.id, &refused),
-                Found::Differs { word, words } => findings.mismatch(&row.id, word, &words),
-            }
-        }
-        findings.advance(batch.rows);
-        next = read?;
-    }
+    compare(&mut batches, &checker, &mut findings).await?;
     let fingerprint = batches.fingerprint.take().map(Fingerprint::finish).unwrap_or_default();
     Ok((findings.finish(), fingerprint))
 }
 
-/// Organizations must be there, whatever became of them since.
-async fn verify_organizations(job: &mut Job<'_>, table: &OrganizationTable) -> Result<VerifiedTable, ImportError> {
+/// Organizations must be there, whatever became of them since. Those that are not active in the source are added to
+/// `inactive`.
+async fn verify_organizations(
+    job: &mut Job<'_>,
+    table: &OrganizationTable,
+    inactive: &mut HashSet<OrganizationId>,
+) -> Result<VerifiedTable, ImportError> {
     let step = Step::Organizations(table);
-    let mut findings = Findings::begin(job, step).await?;
+    let total = total(job, step).await?;
+    let mut findings = Findings::begin(&table.table.name, step.kind(), total, job.tell, job.options.accept_refused);
     let (planner, reader) = (Organizations::new(job.mapping, table), OrganizationReader::new(job.mapping, table));
     let context = job.context;
     let mut batches = RowBatches::new(&mut job.source, job.stop, step.ask(), job.options.batch, "");
@@ -186,7 +128,13 @@ async fn verify_organizations(job: &mut Job<'_>, table: &OrganizationTable) -> R
         }
         let (count, now) = (rows.len() as u64, context.clock.now());
         let read = rows.iter().filter_map(|row| reader.read(row, now).ok());
-        let ids: Vec<OrganizationId> = read.map(|organization| organization.id).collect();
+        let mut ids: Vec<OrganizationId> = Vec::with_capacity(rows.len());
+        for organization in read {
+            ids.push(organization.id);
+            if !organization.active {
+                inactive.insert(organization.id);
+            }
+        }
         let there = imported_organizations::list_by_ids(context.store.control(), &ids).await?;
         let there: HashSet<OrganizationId> = there.into_iter().map(|organization| organization.id).collect();
         rows.retain(|row| {
@@ -199,7 +147,7 @@ async fn verify_organizations(job: &mut Job<'_>, table: &OrganizationTable) -> R
         // The rest was refused, or has not come over.
         let (counts, _) = planner.plan_batch(context, &rows).await?;
         for (id, refused) in &counts.refused {
-            findings.refused(id, refused);
+            findings.refused(id, refused, false);
         }
         for row in rows.iter().filter(|row| !counts.refused.iter().any(|(id, _)| *id == row.id)) {
             findings.mismatch(&row.id, "NOT_FOUND", "NOT_FOUND: Keystead has no such organization");

@@ -120,6 +120,8 @@ pub(super) struct KeyWriter<'j> {
     /// The label of the source.
     pub(super) source: &'j str,
     pub(super) import_id: RecordId,
+    /// Where the import stands, as far as this run has brought it.
+    pub(super) after: String,
     pub(super) tally: Tally<'j>,
 }
 
@@ -139,17 +141,20 @@ impl KeyWriter<'_> {
         let table = self.tally.report.table.clone();
         file.write(&table, batch.refused.iter().map(|(id, refused)| (id.as_str(), refused)))?;
         let (rows, skipped, refused) = (batch.rows, batch.skipped, batch.refused);
-        // PostgreSQL knows no NUL; a row with such an id is refused, and read again if the run ends here.
-        let position = Some(batch.last_id).filter(|id| !id.contains('\0'));
+        let position = batch.position;
         let (sent, items) = split(batch.keys);
         let batch = ImportBatch {
             import_id: self.import_id,
             source: self.source.to_owned(),
             items,
-            position,
+            after: Some(self.after.clone()),
+            position: position.clone(),
             refused: i64::try_from(refused.len()).unwrap_or(i64::MAX),
         };
         let results = service::import_batch(self.context, actor(), batch, false).await?;
+        if let Some(position) = position {
+            self.after = position;
+        }
         let late = self.tally(rows, skipped, &refused, sent, results);
         file.write(&table, late.iter().map(|(id, refused)| (id.as_str(), refused)))
     }
@@ -164,6 +169,7 @@ impl KeyWriter<'_> {
             import_id: self.import_id,
             source: self.source.to_owned(),
             items: items.clone(),
+            after: None,
             position: None,
             refused: 0,
         };
@@ -198,5 +204,5 @@ impl KeyWriter<'_> {
 }
 
 fn split(keys: Vec<KeyRow>) -> (Vec<Sent>, Vec<ImportItem>) {
-    keys.into_iter().map(|KeyRow { id, notes, item }| (Sent { id, given: item.key.given, notes }, item)).unzip()
+    keys.into_iter().map(|KeyRow { id, notes, item, .. }| (Sent { id, given: item.key.given, notes }, item)).unzip()
 }

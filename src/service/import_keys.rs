@@ -16,10 +16,10 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use self::{
-    classify::{Known, would_meet},
+    classify::{Known, meets_hash, would_meet},
     places::{lock_organizations, refuse_beyond_caps, refuse_stored_hashes, refuse_unplaced},
 };
-use super::{Call, Context, ServiceError, create_key::find_open};
+use super::{Call, Context, ServiceError, create_key::find_open, import_rows};
 use crate::{
     domain::{
         audit::{Actor, AuditAction, NewAuditEvent, encode_hash},
@@ -34,6 +34,7 @@ use crate::{
         Database, audit_events, commit,
         imported_keys::{self, NewImportedKey},
         imports::{self, Advance, Import, ImportKind, NewImport},
+        slow_keys::mark_of,
     },
 };
 
@@ -64,6 +65,9 @@ pub struct ImportBatch {
     pub import_id: RecordId,
     pub source: String,
     pub items: Vec<ImportItem>,
+    /// The position behind which these rows were read; where the import stands at another by now, nothing is written.
+    /// `None` where there is none.
+    pub after: Option<String>,
     /// The position in the source once this batch is in; `None` where there is none.
     pub position: Option<String>,
     /// Rows up to there that were refused before they became items.
@@ -135,9 +139,13 @@ async fn bring_called(
     let organization = Some(organization_id);
     let kind = ImportKind::Calls;
     let import = NewImport { id, source: &source, table_name: "", kind, organization_id: organization, now };
-    let import = if dry_run { None } else { Some(imports::find_or_insert(&transaction, &import).await?) };
+    let import = if dry_run {
+        imports::find_called(&transaction, &source, organization_id).await?
+    } else {
+        Some(imports::find_or_insert(&transaction, &import).await?)
+    };
     let import_id = import.as_ref().map_or(id, |import: &Import| import.id);
-    let batch = ImportBatch { import_id, source, items, position: None, refused };
+    let batch = ImportBatch { import_id, source, items, after: None, position: None, refused };
     bring(&context, transaction, call.actor(), batch, dry_run, now).await
 }
 
@@ -145,7 +153,8 @@ async fn bring_called(
 /// Organizations may be inactive, but not `system`.
 ///
 /// # Errors
-/// The store's own. The batch can be sent again as it is.
+/// `FailedPrecondition` where another run has gone on with the import; the store's own, after which the batch can be
+/// sent again as it is.
 pub async fn import_batch(
     context: &Arc<Context>,
     actor: Actor,
@@ -176,13 +185,17 @@ async fn bring(
     let places = lock_organizations(&transaction, wanted).await?;
     if !dry_run {
         // Two that bring the rows of one import in at once would wait for each other in a circle.
-        imports::lock(&transaction, batch.import_id).await?;
+        match &batch.after {
+            Some(after) => import_rows::lock_at(&transaction, batch.import_id, after).await?,
+            None => imports::lock(&transaction, batch.import_id).await?,
+        }
     }
     let mut results: Vec<Option<ItemResult>> = vec![None; batch.items.len()];
     refuse_unplaced(&batch, &places, &mut results);
     refuse_stored_hashes(&transaction, &batch, &mut results).await?;
-    if dry_run || places.values().any(|place| place.room.is_some()) {
-        // What is here already takes no room under a cap.
+    let looks_first = dry_run || places.values().any(|place| place.room.is_some());
+    if looks_first || meets_hash(&transaction, &batch, &results).await? {
+        // What is here already takes no room under a cap, and a slow hash that gave way no second key.
         let known = Known::find(&transaction, &batch, &results).await?;
         known.classify(&batch, &mut results);
         refuse_beyond_caps(&batch, &places, &mut results);
@@ -225,10 +238,11 @@ async fn insert(
     let mut open: Vec<(usize, &ImportItem)> =
         batch.items.iter().enumerate().filter(|(at, _)| results.get(*at).is_some_and(Option::is_none)).collect();
     // Of the same row of a source twice the first counts, as it would in two batches.
-    let mut seen = HashSet::new();
+    let (mut seen, mut kept) = (HashSet::new(), HashSet::new());
     open.retain(|(_, item)| source_id_of(&item.key).is_none_or(|id| seen.insert(id)));
+    open.retain(|(_, item)| item.key.kept_id.is_none_or(|id| kept.insert(id)));
     // All who write wait for each other's secrets in one order. Of equal ones the first row comes first.
-    open.sort_by_key(|(_, item)| item.key.material.digest().map(Digest::as_bytes));
+    open.sort_by_key(|(_, item)| (item.key.material.digest().map(Digest::as_bytes), item.key.material.slow_hash()));
     let places: Vec<usize> = open.iter().map(|(at, _)| *at).collect();
     let rows: Vec<NewImportedKey> =
         open.into_iter().map(|(_, item)| new_key(item, actor, batch.import_id, now)).collect();
@@ -288,10 +302,7 @@ fn source_id_of(key: &ImportedKey) -> Option<String> {
         return Some(key.source_id.clone());
     }
     match &key.material {
-        Material::Slow(hash) => {
-            let hash: [u8; 32] = Sha256::digest(hash.expose()).into();
-            Some(format!("sha256:{}", encode_hash(&hash)))
-        }
+        Material::Slow(hash) => Some(mark_of(hash)),
         Material::Digest(_) | Material::Missing => None,
     }
 }
@@ -305,7 +316,7 @@ async fn audit(
     created: &BTreeMap<OrganizationId, Vec<KeyId>>,
     now: Timestamp,
 ) -> Result<(), ServiceError> {
-    for (organization_id, ids) in created {
+    let event = |(organization_id, ids): (&OrganizationId, &Vec<KeyId>)| {
         let mut ids: Vec<KeyId> = ids.clone();
         ids.sort_unstable();
         let mut hash = Sha256::new();
@@ -322,8 +333,10 @@ async fn audit(
             organization_id: *organization_id,
             detail: detail.to_string(),
         };
-        audit_events::insert(transaction, RecordId::new(now, random::bytes()), &event).await?;
-    }
+        (RecordId::new(now, random::bytes()), event)
+    };
+    let events: Vec<(RecordId, NewAuditEvent)> = created.iter().map(event).collect();
+    audit_events::insert_many(transaction, &events).await?;
     Ok(())
 }
 

@@ -50,13 +50,18 @@ impl RowResult {
 
 /// Locks the import's position, and refuses where it is not the one that the batch goes on from.
 pub(super) async fn lock<T>(transaction: &impl Database, batch: &RowBatch<T>) -> Result<(), ServiceError> {
-    let stands = imported_usage::find_position_locked(transaction, batch.import_id).await?;
-    if stands.as_deref() == Some(batch.after.as_str()) {
+    lock_at(transaction, batch.import_id, &batch.after).await
+}
+
+/// The same for an import by its id.
+pub(super) async fn lock_at(transaction: &impl Database, import_id: RecordId, after: &str) -> Result<(), ServiceError> {
+    let stands = imported_usage::find_position_locked(transaction, import_id).await?;
+    if stands.as_deref() == Some(after) {
         return Ok(());
     }
     Err(ServiceError::FailedPrecondition {
         reason: "IMPORT_MOVED_ON",
-        resource: Resource { kind: "import", name: batch.import_id.to_string() },
+        resource: Resource { kind: "import", name: import_id.to_string() },
         description: "another run has gone on with this table meanwhile; what it brought in stands".to_owned(),
     })
 }

@@ -1,66 +1,109 @@
 //! How often keys of each import are verified, and by which kind of hash, so that an operator sees when an old path is no
 //! longer taken. Keys that were issued here cost nothing. Counts are metrics of this process.
-//! Invariant: the labels are those of a bounded number of imports; what comes beyond counts as `other`.
+//! Invariant: the labels are those of a bounded number of imports, what comes beyond counts as `other`; and whose label
+//! is not known yet is asked for once in a while, never by each verification.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use super::Context;
 use crate::{
+    clock::Uptime,
     domain::{ids::RecordId, import::Scheme, record::KeyRecord},
     store::imports,
-    telemetry::ImportCounter,
+    telemetry::{ImportCounter, OTHER_SOURCE},
 };
 
 /// Imports with a label of their own.
 const LABELS_MAX: usize = 64;
-/// The label of all further ones.
-const OTHER: &str = "other";
+/// Imports that are told apart at all; whoever comes beyond is not counted.
+const IMPORTS_MAX: usize = 100_000;
+/// How long after a label could not be found it is asked for again.
+const RETRY: Duration = Duration::from_secs(10);
 
-/// The counters of each import, by scheme.
-type Counters = Arc<[ImportCounter]>;
+/// The verifications of one import's keys.
+#[derive(Default)]
+struct Uses {
+    counters: OnceLock<Vec<ImportCounter>>,
+    /// Counted before the label was known, by scheme.
+    waiting: [AtomicU64; Scheme::ALL.len()],
+    /// When the label was asked for last.
+    asked: Mutex<Option<Uptime>>,
+}
 
 /// Who counts the verifications of imported keys.
 #[derive(Default)]
 pub struct ImportUses {
-    counters: RwLock<HashMap<RecordId, Counters>>,
+    uses: RwLock<HashMap<RecordId, Arc<Uses>>>,
 }
 
 impl ImportUses {
     /// Counts a verification of a key that was found by a hash of this scheme; of keys that were not imported, none.
     pub(super) fn count(&self, context: &Arc<Context>, key: &KeyRecord, scheme: Scheme) {
         let Some(import_id) = key.import_id.as_deref() else { return };
-        let counters = self.counters.read().unwrap_or_else(PoisonError::into_inner).get(import_id).cloned();
-        if let Some(counters) = counters {
-            add(&counters, scheme);
+        let Some(uses) = self.of(*import_id) else { return };
+        if let Some(counter) = uses.counters.get().and_then(|counters| counters.get(scheme as usize)) {
+            counter.inc();
             return;
         }
-        // Its label is in the database. A few verifications may look for it at once, which does no harm.
-        let (context, import_id) = (context.clone(), *import_id);
-        tokio::spawn(async move {
-            let found = imports::find_by_id(context.store.verify(), import_id).await;
-            let source = found.ok().flatten().map(|import| import.source);
-            add(&context.import_uses.counters_of(&context, import_id, source.as_deref()), scheme);
-        });
+        if let Some(waiting) = uses.waiting.get(scheme as usize) {
+            waiting.fetch_add(1, Ordering::Relaxed);
+        }
+        if uses.is_to_be_asked_for() {
+            let (context, import_id) = (context.clone(), *import_id);
+            tokio::spawn(async move { context.import_uses.name(&context, import_id, &uses).await });
+        } else if uses.counters.get().is_some() {
+            uses.pay_out();
+        }
     }
 
-    fn counters_of(&self, context: &Context, import_id: RecordId, source: Option<&str>) -> Counters {
-        let mut all = self.counters.write().unwrap_or_else(PoisonError::into_inner);
-        let room = all.len() < LABELS_MAX;
-        let label = source.filter(|_| room).unwrap_or(OTHER);
-        let make = || Scheme::ALL.iter().map(|scheme| context.metrics.imported.verifications(label, *scheme)).collect();
-        // Where the database could not tell the label, it is asked again the next time.
-        if source.is_none() || !room {
-            return make();
+    fn of(&self, import_id: RecordId) -> Option<Arc<Uses>> {
+        let found = self.uses.read().unwrap_or_else(PoisonError::into_inner).get(&import_id).cloned();
+        if found.is_some() {
+            return found;
         }
-        all.entry(import_id).or_insert_with(make).clone()
+        let mut all = self.uses.write().unwrap_or_else(PoisonError::into_inner);
+        let is_room = all.len() < IMPORTS_MAX || all.contains_key(&import_id);
+        is_room.then(|| all.entry(import_id).or_default().clone())
+    }
+
+    /// Finds the label of an import, and counts under it what has waited for it.
+    async fn name(&self, context: &Context, import_id: RecordId, uses: &Uses) {
+        let found = imports::find_by_id(context.store.verify(), import_id).await;
+        let Ok(Some(import)) = found else { return };
+        let all = self.uses.read().unwrap_or_else(PoisonError::into_inner);
+        let named = all.values().filter(|uses| uses.counters.get().is_some()).count();
+        let label = if named < LABELS_MAX { import.source.as_str() } else { OTHER_SOURCE };
+        let counter = |scheme: &Scheme| context.metrics.imported.verifications(label, *scheme);
+        uses.counters.get_or_init(|| Scheme::ALL.iter().map(counter).collect());
+        drop(all);
+        uses.pay_out();
     }
 }
 
-fn add(counters: &Counters, scheme: Scheme) {
-    if let Some(counter) = counters.get(scheme as usize) {
-        counter.inc();
+impl Uses {
+    /// Whether nobody asks for the label now, nor did a moment ago.
+    fn is_to_be_asked_for(&self) -> bool {
+        let now = Uptime::now();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = asked.is_none_or(|asked| now.since(asked) >= RETRY) && self.counters.get().is_none();
+        if is_due {
+            *asked = Some(now);
+        }
+        is_due
+    }
+
+    /// Counts what has waited.
+    fn pay_out(&self) {
+        let Some(counters) = self.counters.get() else { return };
+        for (waiting, counter) in self.waiting.iter().zip(counters) {
+            counter.inc_by(waiting.swap(0, Ordering::Relaxed));
+        }
     }
 }

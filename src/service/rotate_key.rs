@@ -63,8 +63,8 @@ async fn replace(
     let secret = Secret::generate(&organization.secret_prefix, before.environment, &random::secret_bytes());
     let prefix = organization.secret_prefix.with_environment(before.environment);
     let mut key = successor(&before, prefix, &secret, &call, now);
-    // One that came without a hash was disabled for want of it alone; the new one has what it lacked.
-    if slow_keys::find(&transaction, reach, before.id).await?.is_some_and(|held| held.hash.is_none()) {
+    // One that was disabled for want of a hash alone gets what it lacked.
+    if slow_keys::find(&transaction, reach, before.id).await?.is_some_and(|held| held.was_presented) {
         key.stored_status = StoredStatus::Active;
     }
     api_keys::insert(&transaction, &key, &secret.digest(), None).await?;

@@ -6,127 +6,34 @@
 //! Invariant: "not found" is said only where every candidate was checked; anything else is "we do not know".
 
 mod rehash;
+mod state;
 mod without_hash;
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
-use tokio::{
-    runtime::Handle,
-    sync::{Semaphore, watch},
-};
-use tokio_util::task::TaskTracker;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
+pub use self::state::SlowKeys;
+use self::state::{Ask, Flight, Found, locked, outline};
 use super::{Context, ServiceError, verify_key::Verification};
 use crate::{
-    clock::Uptime,
     domain::{
-        digest::Digest,
         ids::{KeyId, OrganizationId},
         import::{Scheme, SlowHash},
         outcome::Outcome,
-        permission::Reach,
         record::KeyRecord,
         secret::{Secret, hint_of},
         time::Timestamp,
     },
     store::{
-        Store, StoreError,
+        StoreError,
         slow_keys::{self, Candidate, Outline},
-        turns::Turns,
     },
     telemetry::CheckResult,
-    verify::{GenerationCache, Hit, Slot, SlowChecks},
 };
 
 /// The most candidates of one secret.
 const CANDIDATES_MAX: usize = 200;
-/// For how long the outline of such keys is taken as known: a key that another process imports may be unknown for so
-/// long. Where it takes long to ask, it is asked less often, so that asking takes a small part of the time.
-const OUTLINE_AGE: Duration = Duration::from_secs(1);
-const OUTLINE_REST: u32 = 20;
-/// For how long a secret that no candidate fits is not checked again, and of how many that is remembered.
-const REJECTED_AGE_MAX: Duration = Duration::from_secs(5);
-const REJECTED_MAX: u64 = 10_000;
-/// Searches at once, and those of them that ask the database: a flood of unknown secrets must not take it from the
-/// look-ups of others.
-const SEARCHES_MAX: usize = 256;
-const QUERIES_AT_ONCE: usize = 2;
-
-/// What is looked for: a secret, among the keys that may be its.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Ask {
-    digest: Digest,
-    reach: Reach,
-    key_id: Option<KeyId>,
-}
-
-impl Slot for Ask {
-    fn slot(&self) -> u64 {
-        self.digest.spread()
-    }
-}
-
-/// What a search came to.
-#[derive(Debug, Clone, Copy)]
-enum Found {
-    Nothing,
-    /// The digest of this scheme's key stands in the database now.
-    Rehashed(Scheme),
-    /// The named key has nothing to compare a secret with.
-    WithoutHash(KeyId),
-    /// Too many candidates to check them all, and none of those that were checked fits.
-    TooMany,
-    /// The checks that wait are as many as may.
-    Busy,
-    /// The database could not say.
-    Unknown,
-}
-
-type Flights = Mutex<HashMap<Ask, watch::Receiver<Option<Found>>>>;
-
-/// What is known of keys without a digest, for one process.
-pub struct SlowKeys {
-    checks: SlowChecks,
-    /// Whether there are any and what they look like, and until when that is taken as known.
-    outline: Mutex<Option<(Uptime, Arc<Outline>)>>,
-    /// Asks that, for all who want to know at once.
-    ask_outline: Turns<(), (), Arc<Outline>>,
-    /// Who may ask the database for candidates.
-    queries: Semaphore,
-    rejected: GenerationCache<Ask, ()>,
-    nothing: Arc<()>,
-    flights: Flights,
-}
-
-impl SlowKeys {
-    /// Knows nothing yet.
-    #[must_use]
-    pub fn new(store: Store) -> Self {
-        let own = store.clone();
-        let find = move |(), askers: Vec<()>| {
-            let store = own.clone();
-            Box::pin(async move {
-                let outline = Arc::new(slow_keys::find_outline(store.verify()).await?);
-                Ok(vec![outline; askers.len()])
-            }) as _
-        };
-        let (runtime, tasks) = (Handle::current(), TaskTracker::new());
-        Self {
-            checks: SlowChecks::default(),
-            outline: Mutex::default(),
-            ask_outline: Turns::new(store, runtime, tasks, 1, Box::new(find)),
-            queries: Semaphore::new(QUERIES_AT_ONCE),
-            rejected: GenerationCache::new(REJECTED_MAX, REJECTED_AGE_MAX),
-            nothing: Arc::default(),
-            flights: Flights::default(),
-        }
-    }
-}
-
 /// What the caller is to do after a search.
 pub(super) enum Searched {
     /// There was nothing to search, or it was searched a moment ago.
@@ -157,41 +64,33 @@ pub(super) async fn search(
     if !outline.exist || context.slow_keys.is_rejected(&ask) {
         return Ok(Searched::Nowhere);
     }
+    if let Some(key) = context.slow_keys.without_hash(&ask) {
+        context.metrics.imported.key_without_hash();
+        return Ok(Searched::WithoutHash(Outcome::Disabled, key));
+    }
     match fly(context, ask, &verification.secret, outline, now).await {
         Found::Nothing => Ok(Searched::Nothing),
         Found::Rehashed(scheme) => Ok(Searched::LookAgain(scheme)),
-        Found::WithoutHash(id) => without_hash::answer(context, id, verification, now).await,
+        Found::WithoutHash(id) => without_hash::answer(context, ask, id, verification, now).await,
         Found::TooMany => Err(ServiceError::unavailable("TOO_MANY_CANDIDATES")),
         Found::Busy => Err(ServiceError::unavailable("SLOW_CHECKS_BUSY")),
         Found::Unknown => Err(ServiceError::unavailable("DATABASE_UNAVAILABLE")),
     }
 }
 
-/// What the keys without a digest look like.
-async fn outline(context: &Context) -> Result<Arc<Outline>, ServiceError> {
-    let known = context.slow_keys.outline.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let asked = Uptime::now();
-    if let Some((until, outline)) = known
-        && asked < until
-    {
-        return Ok(outline);
-    }
-    let outline = context.slow_keys.ask_outline.ask((), ()).await?;
-    let now = Uptime::now();
-    let until = now.plus(OUTLINE_AGE.max(now.since(asked) * OUTLINE_REST));
-    *context.slow_keys.outline.lock().unwrap_or_else(PoisonError::into_inner) = Some((until, outline.clone()));
-    Ok(outline)
-}
-
 /// One search at a time for the same secret, which goes on if whoever asked hangs up: when they ask again the key is
 /// fast, or known not to be one.
 async fn fly(context: &Arc<Context>, ask: Ask, secret: &Secret, outline: Arc<Outline>, now: Timestamp) -> Found {
-    let mut landed = {
-        let mut flights = context.slow_keys.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if flights.len() >= SEARCHES_MAX && !flights.contains_key(&ask) {
+    let under_way = locked(&context.slow_keys.flights).get(&ask).cloned();
+    let mut landed = if let Some(landed) = under_way {
+        landed
+    } else {
+        // A flood waits here, each with its caller's patience.
+        let Ok(place) = context.slow_keys.searches.clone().acquire_owned().await else {
             return Found::Busy;
-        }
-        flights.entry(ask).or_insert_with(|| take_off(context, ask, secret.again(), outline, now)).clone()
+        };
+        let mut flights = locked(&context.slow_keys.flights);
+        flights.entry(ask).or_insert_with(|| take_off(context, ask, secret.again(), outline, now, place)).clone()
     };
     let found = landed.wait_for(Option::is_some).await.map(|found| *found);
     // Without a word it ended in a panic.
@@ -204,10 +103,13 @@ fn take_off(
     secret: Secret,
     outline: Arc<Outline>,
     now: Timestamp,
+    place: OwnedSemaphorePermit,
 ) -> watch::Receiver<Option<Found>> {
     let (tell, landed) = watch::channel(None);
     let own = context.clone();
-    context.mutations.spawn(async move {
+    // A shutdown need not wait for it: only what it stores at its end is a mutation.
+    tokio::spawn(async move {
+        let _place = place;
         let flight = Flight { flights: &own.slow_keys.flights, ask };
         let found = find(&own, ask, &secret, &outline, now).await.unwrap_or_else(|error| {
             tracing::warn!(error = ?error, "a search among slow hashes failed");
@@ -220,35 +122,6 @@ fn take_off(
         tell.send_replace(Some(found));
     });
     landed
-}
-
-/// Takes a search off the board, also where it panics.
-struct Flight<'a> {
-    flights: &'a Flights,
-    ask: Ask,
-}
-
-impl Drop for Flight<'_> {
-    fn drop(&mut self) {
-        self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.ask);
-    }
-}
-
-impl SlowKeys {
-    fn is_rejected(&self, ask: &Ask) -> bool {
-        matches!(self.rejected.get(ask, Uptime::now()), Some(Hit::Fresh(_) | Hit::Ageing(_)))
-    }
-
-    /// Forgets what was known: keys have been imported.
-    pub(super) fn forget(&self) {
-        *self.outline.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        self.rejected.evict_all();
-    }
-
-    fn reject(&self, ask: Ask) {
-        let begun = self.rejected.begin_load(&ask, Uptime::now());
-        self.rejected.insert(ask, self.nothing.clone(), begun);
-    }
 }
 
 /// Searches: the key that is named alone, else those that the secret's beginning leads to, else the rest.
@@ -283,9 +156,20 @@ async fn find(
         return Ok(found);
     }
     let turn = context.slow_keys.queries.acquire().await;
-    let to_scan = slow_keys::list_to_scan(db, ask.reach, &prefixes, &hint_of(secret.expose()), limit).await?;
+    let to_scan = {
+        let after = context.slow_keys.progress(&ask);
+        slow_keys::list_to_scan(db, ask.reach, &prefixes, &hint_of(secret.expose()), after, limit).await?
+    };
     drop(turn);
-    check(context, ask, secret, to_scan, true, now).await
+    // Where there are more than one search may check, the next one for the same secret goes on behind the last.
+    let last = if to_scan.len() > CANDIDATES_MAX { to_scan.get(CANDIDATES_MAX - 1).map(|last| last.id) } else { None };
+    let found = check(context, ask, secret, to_scan, true, now).await?;
+    match found {
+        Found::Busy | Found::Unknown => {}
+        Found::TooMany => context.slow_keys.note_progress(ask, last),
+        Found::Nothing | Found::Rehashed(_) | Found::WithoutHash(_) => context.slow_keys.note_progress(ask, None),
+    }
+    Ok(found)
 }
 
 /// The beginnings of a secret that have these lengths, in characters.

@@ -26,6 +26,21 @@ pub(super) async fn line_up(db: &impl ConnectionTrait, id: OrganizationId, alone
     Ok(())
 }
 
+/// The same for many organizations, each to be shared, in this order.
+///
+/// # Errors
+/// The database's own.
+pub(super) async fn line_up_shared(db: &impl ConnectionTrait, ids: &[OrganizationId]) -> Result<(), DbErr> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        let sql = "SELECT pg_advisory_xact_lock_shared(place) \
+                   FROM unnest(string_to_array($1, ',')::bigint[]) AS places (place)";
+        let places: Vec<String> = ids.iter().map(|id| id.spread().cast_signed().to_string()).collect();
+        let places = [places.join(",").into()];
+        db.execute_raw(Statement::from_sql_and_values(DbBackend::Postgres, sql, places)).await?;
+    }
+    Ok(())
+}
+
 /// Whether a statement may share the organization's row at once: not where somebody has lined up to have it alone.
 pub(super) fn joins_line(id: OrganizationId) -> SimpleExpr {
     Func::cust("pg_try_advisory_xact_lock_shared").arg(id.spread().cast_signed()).into()

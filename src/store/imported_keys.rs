@@ -5,8 +5,8 @@
 use std::collections::HashSet;
 
 use sea_orm::{
-    ActiveModelTrait as _, ActiveValue,
-    ActiveValue::Set,
+    ActiveModelTrait as _,
+    ActiveValue::{self, Set},
     ColumnTrait as _, ConnectionTrait, EntityTrait, Iterable as _, QueryFilter as _, QueryOrder as _, QueryResult,
     QuerySelect as _, QueryTrait as _, Select, Value,
     sea_query::{Expr, ExprTrait as _, InsertStatement, OnConflict, Query, SimpleExpr},
@@ -15,22 +15,22 @@ use sea_orm::{
 use super::{
     StoreError, api_keys,
     entity::{
-        api_key as row,
-        api_key::Column,
+        api_key::{self as row, Column},
         import::{Column as ImportColumn, Entity as ImportEntity},
     },
     row_arrays::{self, ArrayColumn},
+    rows,
     rows::in_powers_of_two,
 };
 use crate::domain::{
     digest::Digest,
     ids::{KeyId, OrganizationId, RecordId},
-    import::{Material, Scheme},
+    import::{ImportedKey, Material, Scheme},
     key::{ApiKey, StoredStatus},
     time::Timestamp,
 };
 
-/// Keys per statement, a power of two: 37 parameters each, below SQLite's bound of 32,766.
+/// Keys per statement, a power of two: 38 parameters each, below SQLite's bound of 32,766.
 const KEYS_PER_STATEMENT: usize = 512;
 /// Keys per statement where they go as arrays.
 const KEYS_IN_ARRAYS: usize = 2000;
@@ -63,8 +63,36 @@ pub struct Held {
     pub source_id: Option<String>,
     pub last_used_time: Option<Timestamp>,
     pub request_count: i64,
+    pub settings: HeldSettings,
     /// 1 as long as nobody has changed the key since it came.
     pub etag: i64,
+}
+
+/// What a key may, as its row says it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldSettings {
+    pub scopes: String,
+    pub allowed_cidrs: String,
+    pub rate_limits: String,
+    pub credits_remaining: Option<i64>,
+    pub credits_refill_amount: i64,
+    pub credits_refill_interval: String,
+}
+
+impl HeldSettings {
+    /// As the row of such a key would say it.
+    #[must_use]
+    pub fn of(key: &ImportedKey) -> Self {
+        let refill = key.credits.and_then(|credits| credits.refill);
+        Self {
+            scopes: rows::encode_scopes(&key.scopes),
+            allowed_cidrs: rows::encode_list(&key.allowed_cidrs),
+            rate_limits: rows::encode_rate_limits(&key.rate_limits),
+            credits_remaining: key.credits.map(|credits| credits.remaining),
+            credits_refill_amount: refill.map_or(0, |refill| refill.amount),
+            credits_refill_interval: refill.map_or_else(String::new, |refill| refill.interval.as_str().to_owned()),
+        }
+    }
 }
 
 /// How many keys of an import stand under a scheme.
@@ -73,8 +101,10 @@ pub struct SchemeCount {
     pub import_id: RecordId,
     pub scheme: Scheme,
     pub keys: i64,
-    /// Of them, those that were used since the import began.
+    /// Of them, those that were used here.
     pub seen: i64,
+    /// How often, beyond what the source had counted.
+    pub uses: i64,
     /// The latest use of any of them, by the source's account too.
     pub last_used_time: Option<Timestamp>,
 }
@@ -82,10 +112,10 @@ pub struct SchemeCount {
 /// Writes those of these keys that nothing stands in the way of; gives their ids.
 pub async fn insert_new(db: &impl ConnectionTrait, keys: &[NewImportedKey]) -> Result<HashSet<KeyId>, StoreError> {
     let models: Vec<row::ActiveModel> = keys.iter().map(new_row).collect();
-    let Some(first) = models.first() else {
+    if models.is_empty() {
         return Ok(HashSet::new());
-    };
-    let columns: Vec<Column> = Column::iter().filter(|column| first.get(*column).is_set()).collect();
+    }
+    let columns = told(&models);
     let mut created = HashSet::with_capacity(keys.len());
     if row_arrays::are_taken(db) {
         for chunk in models.chunks(KEYS_IN_ARRAYS) {
@@ -104,6 +134,27 @@ pub async fn insert_new(db: &impl ConnectionTrait, keys: &[NewImportedKey]) -> R
         insert_one(db, insert, &mut created).await?;
     }
     Ok(created)
+}
+
+/// The columns in which some of these rows say more than what stands there by itself.
+fn told(models: &[row::ActiveModel]) -> Vec<Column> {
+    let says = |column: Column, model: &row::ActiveModel| match value_of(model, column) {
+        None | Some(Value::String(None) | Value::BigInt(None) | Value::Bytes(None)) => false,
+        Some(Value::String(Some(text))) => !text.is_empty() || !is_by_itself(column),
+        Some(Value::BigInt(Some(0))) => !is_by_itself(column),
+        Some(_) => true,
+    };
+    Column::iter().filter(|column| models.iter().any(|model| says(*column, model))).collect()
+}
+
+/// Whether a column is empty or 0 where nothing is said.
+const fn is_by_itself(column: Column) -> bool {
+    use Column::{
+        CreditsRefillAmount, CreditsRefillInterval, ImportRequestCount, OwnerId, RequestCount, RevocationNote,
+        RevocationReason, RevokedBy,
+    };
+    matches!(column, OwnerId | CreditsRefillAmount | CreditsRefillInterval | RequestCount | ImportRequestCount)
+        || matches!(column, RevokedBy | RevocationReason | RevocationNote)
 }
 
 async fn insert_one(
@@ -153,6 +204,7 @@ fn new_row(new: &NewImportedKey) -> row::ActiveModel {
     model.source_id = Set(new.source_id.clone());
     model.last_used_time_us = Set(key.last_used_time.map(Timestamp::micros));
     model.request_count = Set(key.request_count);
+    model.import_request_count = Set(key.request_count);
     model.revoke_time_us = Set(revocation.map(|end| end.time.micros()));
     model.revoked_by = Set(revocation.map_or_else(String::new, |end| end.by.clone()));
     model.revocation_reason = Set(revocation.map_or_else(String::new, |end| end.reason.as_str().to_owned()));
@@ -194,16 +246,26 @@ pub async fn list_by_ids(db: &impl ConnectionTrait, ids: &[KeyId]) -> Result<Vec
     Ok(held)
 }
 
-/// Keys of an import that nobody has used since it began, by owner and id: up to `limit` after the last one of the page
-/// before. Keys that are revoked are not among them.
+/// The keys that are known by one of these slow hashes, or by the mark that one left (`slow_keys::mark_of`).
+pub async fn list_by_stored_hashes(db: &impl ConnectionTrait, hashes: &[String]) -> Result<Vec<Held>, StoreError> {
+    let mut held = Vec::new();
+    for chunk in in_powers_of_two(hashes, VALUES_PER_STATEMENT) {
+        // In the words of the index over it.
+        let known = row::Entity::find().filter(Expr::cust("stored_hash IS NOT NULL AND scheme <> 'missing'"));
+        held.extend(all(db, known.filter(Column::StoredHash.is_in(chunk))).await?);
+    }
+    Ok(held)
+}
+
+/// Keys of an import that nobody has used here, whatever the source had counted, by owner and id: up to `limit` after
+/// the last one of the page before. Keys that are revoked are not among them.
 pub async fn list_unseen(
     db: &impl ConnectionTrait,
     import_id: RecordId,
-    begun: Timestamp,
     after: Option<(String, KeyId)>,
     limit: u64,
 ) -> Result<Vec<Held>, StoreError> {
-    let unseen = Column::LastUsedTimeUs.is_null().or(Column::LastUsedTimeUs.lt(begun.micros()));
+    let unseen = Expr::col(Column::RequestCount).lte(Expr::col(Column::ImportRequestCount));
     let select = row::Entity::find()
         .filter(Column::ImportId.eq(import_id.to_string()))
         .filter(Column::Status.ne(StoredStatus::Revoked.as_str()))
@@ -240,13 +302,15 @@ async fn by_owner(
 /// How many keys of each import stand under each scheme, and how many of them have been used since.
 pub async fn count_by_scheme(db: &impl ConnectionTrait) -> Result<Vec<SchemeCount>, StoreError> {
     let used = Expr::col((row::Entity, Column::LastUsedTimeUs));
-    let began = Expr::col((ImportEntity, ImportColumn::CreateTimeUs));
-    let seen: SimpleExpr = Expr::case(used.clone().gte(began), 1).finally(0).into();
+    let count = Expr::col((row::Entity, Column::RequestCount));
+    let before = Expr::col((row::Entity, Column::ImportRequestCount));
+    let seen: SimpleExpr = Expr::case(count.clone().gt(before.clone()), 1).finally(0).into();
     let select = Query::select()
         .expr_as(Expr::col((row::Entity, Column::ImportId)), "import_id")
         .expr_as(Expr::col((row::Entity, Column::Scheme)), "scheme")
         .expr_as(Expr::col((row::Entity, Column::Id)).count(), "keys")
         .expr_as(seen.sum().cast_as("bigint"), "seen")
+        .expr_as(count.sub(before).sum().cast_as("bigint"), "uses")
         .expr_as(used.max(), "last_used")
         .from(row::Entity)
         .inner_join(ImportEntity, Expr::col((ImportEntity, ImportColumn::Id)).equals((row::Entity, Column::ImportId)))
@@ -265,13 +329,14 @@ pub async fn count_by_scheme(db: &impl ConnectionTrait) -> Result<Vec<SchemeCoun
             scheme,
             keys: found.try_get("", "keys")?,
             seen: found.try_get::<Option<i64>>("", "seen")?.unwrap_or(0),
+            uses: found.try_get::<Option<i64>>("", "uses")?.unwrap_or(0),
             last_used_time: last_used.map(Timestamp::from_micros),
         });
     }
     Ok(counts)
 }
 
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 20] = [
     Column::Id,
     Column::OrganizationId,
     Column::Digest,
@@ -286,6 +351,12 @@ const COLUMNS: [Column; 14] = [
     Column::LastUsedTimeUs,
     Column::RequestCount,
     Column::Etag,
+    Column::Scopes,
+    Column::AllowedCidrs,
+    Column::RateLimits,
+    Column::CreditsRemaining,
+    Column::CreditsRefillAmount,
+    Column::CreditsRefillInterval,
 ];
 
 async fn all(db: &impl ConnectionTrait, select: Select<row::Entity>) -> Result<Vec<Held>, StoreError> {
@@ -313,6 +384,14 @@ fn held(row: &QueryResult) -> Result<Held, StoreError> {
         source_id: row.try_get("", "source_id")?,
         last_used_time: time("last_used_time_us")?,
         request_count: row.try_get("", "request_count")?,
+        settings: HeldSettings {
+            scopes: text("scopes")?,
+            allowed_cidrs: text("allowed_cidrs")?,
+            rate_limits: text("rate_limits")?,
+            credits_remaining: row.try_get("", "credits_remaining")?,
+            credits_refill_amount: row.try_get("", "credits_refill_amount")?,
+            credits_refill_interval: text("credits_refill_interval")?,
+        },
         etag: row.try_get("", "etag")?,
         id: KeyId::parse(&id).map_err(|_| corrupt("id"))?,
     })

@@ -135,6 +135,15 @@ pub async fn find(db: &impl ConnectionTrait, source: &str, table_name: &str) -> 
     find_of(db, source, table_name, "").await
 }
 
+/// The import by calls of an organization's keys from a source.
+pub async fn find_called(
+    db: &impl ConnectionTrait,
+    source: &str,
+    organization: OrganizationId,
+) -> Result<Option<Import>, StoreError> {
+    find_of(db, source, "", &organization.to_string()).await
+}
+
 async fn find_of(
     db: &impl ConnectionTrait,
     source: &str,

@@ -7,11 +7,14 @@ use sea_orm::{
     ActiveValue::Set,
     ColumnTrait as _, ConnectionTrait, EntityTrait, QueryFilter as _, QueryOrder as _, QuerySelect as _,
     QueryTrait as _, Select,
-    sea_query::{Expr, ExprTrait as _, Func, NullOrdering, Order, Query},
+    sea_query::{Expr, ExprTrait as _, Func, Query},
 };
+
+use sha2::{Digest as _, Sha256};
 
 use super::{StoreError, api_keys, entity::api_key as row, entity::api_key::Column, error::of_write};
 use crate::domain::{
+    audit::encode_hash,
     digest::Digest,
     ids::{KeyId, OrganizationId},
     import::{Scheme, SlowHash, SlowScheme},
@@ -30,6 +33,18 @@ pub struct Candidate {
     pub organization_id: OrganizationId,
     /// `None` where there is nothing to compare a secret with.
     pub hash: Option<SlowHash>,
+    /// Whether it was disabled because somebody presented it without a hash.
+    pub was_presented: bool,
+}
+
+/// Stands in the place of the hash of a key without one, once it was presented.
+const PRESENTED: &str = "presented";
+
+/// What stays in the place of a slow hash that gave way to a digest: enough to tell it from another one.
+#[must_use]
+pub fn mark_of(hash: &SlowHash) -> String {
+    let hash: [u8; 32] = Sha256::digest(hash.expose()).into();
+    format!("sha256:{}", encode_hash(&hash))
 }
 
 /// What is known of all such keys together: what a search has to ask, and that of a secret no more leaves the process
@@ -85,22 +100,25 @@ pub async fn list_by_look_up(
 }
 
 /// Keys without a look-up part whose prefix is one of these beginnings of a secret and whose hint is this one or
-/// unknown, up to `limit`, the ones that were used last first.
+/// unknown: up to `limit` of those after the one with this id, by id.
 pub async fn list_to_scan(
     db: &impl ConnectionTrait,
     reach: Reach,
     beginnings: &[&str],
     hint: &str,
+    after: Option<KeyId>,
     limit: u64,
 ) -> Result<Vec<Candidate>, StoreError> {
-    let select = api_keys::in_reach(reach)
+    let mut select = api_keys::in_reach(reach)
         .filter(Expr::cust(WITHOUT_DIGEST))
         .filter(Column::Scheme.ne(Scheme::Missing.as_str()))
         .filter(Column::LookUpId.is_null())
         .filter(Column::Prefix.is_in(beginnings.iter().copied()))
         .filter(Column::Hint.is_in(["", hint]))
-        .order_by_with_nulls(Column::LastUsedTimeUs, Order::Desc, NullOrdering::Last)
         .order_by_asc(Column::Id);
+    if let Some(after) = after {
+        select = select.filter(Column::Id.gt(after.to_string()));
+    }
     all(db, select.limit(limit)).await
 }
 
@@ -129,6 +147,7 @@ async fn all(db: &impl ConnectionTrait, select: Select<row::Entity>) -> Result<V
                 organization_id: OrganizationId::parse(&text("organization_id")?)
                     .map_err(|_| corrupt("organization_id"))?,
                 hash,
+                was_presented: stored.as_deref() == Some(PRESENTED),
             }),
             // It refuses itself and no other.
             Err(error) => tracing::error!(error = %error, "a key cannot be checked because its row cannot be read"),
@@ -147,7 +166,7 @@ pub async fn update_to_digest(
     let changes = row::ActiveModel {
         digest: Set(Some(digest.as_bytes().to_vec())),
         scheme: Set(Scheme::Sha256.as_str().to_owned()),
-        stored_hash: Set(None),
+        stored_hash: Set(Some(mark_of(hash))),
         ..Default::default()
     };
     let result = row::Entity::update_many()
@@ -164,6 +183,7 @@ pub async fn update_to_digest(
 pub async fn update_disabled(db: &impl ConnectionTrait, id: KeyId, now: Timestamp) -> Result<bool, StoreError> {
     let result = row::Entity::update_many()
         .col_expr(Column::Status, Expr::val(StoredStatus::Disabled.as_str()))
+        .col_expr(Column::StoredHash, Expr::val(PRESENTED))
         .col_expr(Column::UpdateTimeUs, Expr::val(now.micros()))
         .col_expr(Column::Etag, Expr::col(Column::Etag).add(1))
         .filter(Column::Id.eq(id.to_string()))

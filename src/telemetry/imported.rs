@@ -9,6 +9,9 @@ use prometheus_client::{
 
 use crate::domain::import::Scheme;
 
+/// The label of all sources beyond those that have one of their own.
+pub const OTHER_SOURCE: &str = "other";
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfImport {
     source: String,
@@ -42,7 +45,16 @@ pub struct Imported {
 }
 
 impl Imported {
+    /// Every name is on the page from the beginning, with a zero: a rate over it then sees the first of them.
     pub(super) fn register(&self, registry: &mut Registry) {
+        for scheme in Scheme::ALL {
+            self.verifications(OTHER_SOURCE, *scheme);
+        }
+        for scheme in [Scheme::Bcrypt, Scheme::Argon2] {
+            for result in [CheckResult::Matched, CheckResult::Different, CheckResult::Refused] {
+                self.check(scheme, result);
+            }
+        }
         registry.register(
             "imported_verifications",
             "Verifications that found an imported key, by source and by the scheme that found it",
@@ -61,7 +73,6 @@ impl Imported {
     }
 
     /// The counter of verifications of an import's keys under a scheme.
-    #[must_use]
     pub fn verifications(&self, source: &str, scheme: Scheme) -> ImportCounter {
         let label = OfImport { source: source.to_owned(), scheme: scheme.as_str() };
         self.verifications.get_or_create(&label).clone()
@@ -69,12 +80,16 @@ impl Imported {
 
     /// Counts a check against a hash that takes long.
     pub fn slow_check(&self, scheme: Scheme, result: CheckResult) {
+        self.check(scheme, result).inc();
+    }
+
+    fn check(&self, scheme: Scheme, result: CheckResult) -> Counter {
         let result = match result {
             CheckResult::Matched => "matched",
             CheckResult::Different => "different",
             CheckResult::Refused => "refused",
         };
-        self.checks.get_or_create(&OfCheck { scheme: scheme.as_str(), result }).inc();
+        self.checks.get_or_create(&OfCheck { scheme: scheme.as_str(), result }).clone()
     }
 
     /// Counts a verification that named a key without a hash.

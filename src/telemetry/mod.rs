@@ -13,7 +13,7 @@ use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt as _, util::Subscr
 
 use crate::config::{LogFormat, TelemetryConfig};
 
-pub use imported::{CheckResult, ImportCounter};
+pub use imported::{CheckResult, ImportCounter, OTHER_SOURCE};
 pub use metrics::{JobMetrics, Metrics};
 
 /// What our dependencies may say at most: sqlx logs statements, h2 and rustls log bytes, and either may hold what

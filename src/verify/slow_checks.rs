@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     thread,
 };
@@ -18,8 +19,10 @@ use crate::{
 
 /// Threads at the most: half of the processors, and one at the least.
 const THREADS_MAX: usize = 2;
-/// Checks that may wait, of those that were looked up and of scans each.
-const CHECKS_MAX: usize = 256;
+/// Checks that may wait of those that were looked up: so many that the last of them comes before its caller gives up.
+const LOOKED_UP_MAX: usize = 32;
+/// Checks of scans that may wait; a scan alone may be 200.
+const SCANS_MAX: usize = 256;
 /// The priority of the threads, as nice(2) counts it: the lowest.
 const NICE: i32 = 19;
 
@@ -73,7 +76,8 @@ impl SlowChecks {
             let mut queue = self.shared.queue();
             let lane = queue.lane(is_scan);
             let waiting: usize = lane.iter().map(|job| job.hashes.len()).sum();
-            if waiting > 0 && waiting + hashes.len() > CHECKS_MAX {
+            let most = if is_scan { SCANS_MAX } else { LOOKED_UP_MAX };
+            if waiting > 0 && waiting + hashes.len() > most {
                 return Err(StoreError::Overloaded);
             }
             lane.push_back(Job { secret, hashes, answer });
@@ -108,9 +112,12 @@ impl Shared {
         }
         loop {
             let job = self.take();
-            let found = job.hashes.iter().position(|hash| hash.is_of(job.secret.expose()));
-            // Fails where whoever asked has hung up.
-            let _ = job.answer.send(found);
+            let check = || job.hashes.iter().position(|hash| hash.is_of(job.secret.expose()));
+            // A defect of one check must not end the thread: whoever asked is told that nobody knows.
+            if let Ok(found) = panic::catch_unwind(AssertUnwindSafe(check)) {
+                // Fails where whoever asked has hung up.
+                let _ = job.answer.send(found);
+            }
         }
     }
 
@@ -155,7 +162,7 @@ mod tests {
         pool.started.get_or_init(|| ());
         let hash = hash_of("a");
         let scan = |count: usize| pool.find(presented("b"), vec![hash.clone(); count], true);
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(1), scan(CHECKS_MAX + 1)).await;
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(1), scan(SCANS_MAX + 1)).await;
         assert!(waits.is_err(), "it waits");
         assert!(matches!(scan(1).await, Err(StoreError::Overloaded)));
         let looked_up = pool.find(presented("b"), vec![hash.clone()], false);

@@ -190,7 +190,10 @@ pub(super) fn status_text(status: &Status) -> String {
 fn status_fields(import: &ImportStatus, short: bool) -> Fields {
     let keys = json!(import.schemes);
     let contracted = import.contracted.as_ref();
-    let contracted = if short { json!(contracted.map(|_| "yes")) } else { json!(contracted) };
+    // What was noted before the statements ran is done only where that was noted too.
+    let is_done = |noted: &Value| noted.get("dropped").and_then(Value::as_bool) == Some(true);
+    let word = contracted.map(|noted| if is_done(noted) { "yes" } else { "begun" });
+    let contracted = if short { json!(word) } else { json!(contracted) };
     vec![
         ("source", json!(import.source)),
         ("table", json!(import.table)),

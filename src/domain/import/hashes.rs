@@ -10,8 +10,9 @@ use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use zeroize::Zeroizing;
 
-use crate::domain::{Invalid, digest::Digest};
+use crate::domain::{Invalid, audit::encode_hash, digest::Digest};
 
 /// The longest hash that is read, in bytes.
 pub const HASH_LENGTH_MAX: usize = 512;
@@ -57,6 +58,21 @@ pub fn parse_sha256_base64(text: &str) -> Result<Digest, Invalid> {
     let bytes = engine.decode(text).ok();
     let digest = bytes.as_deref().and_then(Digest::from_bytes);
     digest.ok_or_else(|| Invalid::new("must be 32 bytes in base64"))
+}
+
+/// What a text says if it is read as a SHA-256 digest, in hex or in base64; `None` where it cannot be one.
+#[must_use]
+pub fn read_as_digest(text: &str) -> Option<Digest> {
+    parse_sha256_hex(text).or_else(|_| parse_sha256_base64(text)).ok()
+}
+
+/// A digest as systems write it: in hex of either case, in both alphabets of base64, with and without padding.
+#[must_use]
+pub fn spellings_of(digest: &Digest) -> [Zeroizing<String>; 6] {
+    let hex = encode_hash(digest.as_bytes());
+    let (standard, url_safe) = (STANDARD.encode(digest.as_bytes()), URL_SAFE.encode(digest.as_bytes()));
+    let bare = |text: &str| text.trim_end_matches('=').to_owned();
+    [hex.to_uppercase(), bare(&standard), bare(&url_safe), hex, standard, url_safe].map(Zeroizing::new)
 }
 
 /// Whether a text has the shape of a hash of bcrypt or Argon2.
@@ -137,6 +153,19 @@ mod tests {
             assert!(parse_sha256_base64(&text[1..]).is_err());
         }
         assert!(parse_sha256_base64("").is_err());
+    }
+
+    #[test]
+    fn every_spelling_of_a_digest_is_read_as_that_digest() {
+        // Its base64 has both characters in which the alphabets differ.
+        let digest = Digest::from_bytes(&[0xfb, 0xff].repeat(16)).unwrap();
+        let spellings: std::collections::BTreeSet<String> =
+            spellings_of(&digest).iter().map(|text| text.to_string()).collect();
+        assert_eq!(spellings.len(), 6);
+        for text in spellings {
+            assert!(read_as_digest(&text) == Some(digest), "{text}");
+        }
+        assert!(read_as_digest("sk_0123456789abcdef").is_none());
     }
 
     #[test]

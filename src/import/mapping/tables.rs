@@ -42,7 +42,9 @@ pub(super) fn read(top: &Part<'_>, problems: &mut Problems<'_>) -> Mapping {
     if let Some(organization) = &organization {
         keep(top, problems, "organization", values::check_organization(organization));
     }
-    let zone = top.text(problems, "time-zone").map_or(Ok(UtcOffset::UTC), |text| spans::parse_zone(&text));
+    let zone = top.text(problems, "time-zone");
+    let is_time_zone_stated = zone.is_some();
+    let zone = zone.map_or(Ok(UtcOffset::UTC), |text| spans::parse_zone(&text));
     let zone = keep(top, problems, "time-zone", zone).unwrap_or(UtcOffset::UTC);
     let timeout = top.text(problems, "statement-timeout");
     let timeout = timeout.map_or(Ok(STATEMENT_TIMEOUT), |text| spans::parse_timeout(&text));
@@ -61,6 +63,7 @@ pub(super) fn read(top: &Part<'_>, problems: &mut Problems<'_>) -> Mapping {
         source,
         organization,
         time_zone: zone,
+        is_time_zone_stated,
         statement_timeout,
         organizations: organizations.into_iter().next(),
         keys,
@@ -68,6 +71,7 @@ pub(super) fn read(top: &Part<'_>, problems: &mut Problems<'_>) -> Mapping {
         limits,
     };
     check_owners(top, problems, &mapping);
+    check_zone(top, problems, &mapping);
     check_table_names(top, problems, &mapping);
     mapping
 }
@@ -79,6 +83,14 @@ fn check_owners(top: &Part<'_>, problems: &mut Problems<'_>, mapping: &Mapping) 
     };
     if mapping.organization.is_none() && !mapping.keys.iter().all(|keys| owned(&keys.table)) {
         top.note(problems, "organization", "must be given, or a column or value organization in every table of keys");
+    }
+}
+
+/// When keys end must not depend on a zone that nobody has stated.
+fn check_zone(top: &Part<'_>, problems: &mut Problems<'_>, mapping: &Mapping) {
+    let ends = mapping.keys.iter().filter_map(|keys| keys.table.values.get(&Field::ExpireTime));
+    if !mapping.is_time_zone_stated && ends.into_iter().any(|end| !values::states_zone(end.trim())) {
+        top.note(problems, "time-zone", "must be given where a value expire-time states no zone");
     }
 }
 
@@ -111,6 +123,10 @@ fn read_keys(part: &Part<'_>, zone: UtcOffset, problems: &mut Problems<'_>) -> K
     let material: Vec<&String> = Field::MATERIAL.iter().filter_map(|field| table.columns.get(field)).collect();
     if material.is_empty() && !table.columns.contains_key(&Field::KeyId) {
         part.note(problems, "columns", "must have secret, sha256-hex, sha256-base64, bcrypt, argon2 or key-id");
+    }
+    if material.contains(&&table.id) || table.columns.get(&Field::KeyId).is_some_and(|id| material.contains(&id)) {
+        let words = "must be, as key-id, no column that holds secrets or hashes: ids are stored and shown";
+        part.note(problems, "id", words);
     }
     let mut drop = Vec::new();
     if let Some(contract) = part.table(problems, "contract") {

@@ -216,6 +216,14 @@ fn a_column_of_secrets_that_tells_rows_apart_is_not_dropped() {
 }
 
 #[test]
+fn what_holds_secrets_or_hashes_is_no_id() {
+    let words = "no column that holds secrets or hashes";
+    assert!(problems(&SMALL.replace("id = \"id\"", "id = \"api_key\"")).concat().contains(words));
+    assert!(problem_with("key-id = \"api_key\"").contains(words));
+    assert!(problem_with("sha256-hex = \"hash\"\nkey-id = \"hash\"").contains(words));
+}
+
+#[test]
 fn the_organization_is_the_mappings_or_each_tables_own() {
     let without = SMALL.replace("organization = \"acme\"\n", "");
     assert!(problems(&without).concat().contains("organization: must be given"));

@@ -9,7 +9,7 @@ use crate::{
         digest::Digest,
         import::{
             GivenScheme, Material, Refusal, Refused, SlowHash, SlowScheme, is_stored_hash, is_weak,
-            parse_sha256_base64, parse_sha256_hex,
+            parse_sha256_base64, parse_sha256_hex, read_as_digest,
         },
         secret::{SECRET_BYTES_MAX, digest_of_presented},
     },
@@ -122,7 +122,8 @@ fn parse_hash(columns: &Columns, hash: &Hash<'_>) -> Result<(GivenScheme, Materi
     read.map_err(|why| columns.refused(*field, Refusal::BadHash, &why))
 }
 
-/// The secret itself, held against the hashes beside it. `raw` has the white space that stands around it.
+/// The secret itself, held against the hashes beside it before anything else: whoever accepts that weak keys are left
+/// out has not accepted that a key is another one than its hash says. `raw` has the white space that stands around it.
 fn read_secret<'a>(
     columns: &Columns,
     raw: &'a str,
@@ -131,7 +132,7 @@ fn read_secret<'a>(
 ) -> Result<Given<'a>, Refused> {
     let refused = |reason, why: &str| columns.refused(Field::Secret, reason, &Invalid::new(why));
     let secret = trim(raw);
-    let plaintext_as_digest = parse_sha256_hex(secret).ok();
+    let plaintext_as_digest = read_as_digest(secret);
     if is_stored_hash(secret) {
         return Err(refused(Refusal::StoredHash, "is a hash, which belongs under a scheme of its own"));
     }
@@ -146,6 +147,12 @@ fn read_secret<'a>(
         is_trimmed |= hash.is_trimmed;
         stored.push((hash.field, material));
     }
+    for (field, material) in &stored {
+        if !agrees(material, raw) {
+            let why = Invalid::new("is not the hash of the secret in its row");
+            return Err(columns.refused(*field, Refusal::HashMismatch, &why));
+        }
+    }
     let Some(digest) = digest_of_presented(secret) else {
         return Err(refused(Refusal::BadSecret, bad_secret(secret)));
     };
@@ -153,20 +160,18 @@ fn read_secret<'a>(
     if is_weak && !allow_weak {
         return Err(refused(Refusal::WeakSecret, "is short or easy to guess"));
     }
-    // The source may have hashed the text with the white space around it.
-    for (field, material) in stored {
-        let agrees = match &material {
-            Material::Digest(stored) => *stored == digest || *stored == Digest::of(raw),
-            Material::Slow(hash) => hash.is_of(secret) || (raw != secret && hash.is_of(raw)),
-            Material::Missing => false,
-        };
-        if !agrees {
-            let why = Invalid::new("is not the hash of the secret in its row");
-            return Err(columns.refused(field, Refusal::HashMismatch, &why));
-        }
-    }
     let (scheme, material) = (GivenScheme::Plaintext, Material::Digest(digest));
     Ok(Given { scheme, material, secret: Some(secret), plaintext_as_digest, is_trimmed, is_weak })
+}
+
+/// Whether a hash is that of a text, which the source may have hashed with the white space around it.
+fn agrees(material: &Material, raw: &str) -> bool {
+    let secret = trim(raw);
+    match material {
+        Material::Digest(stored) => *stored == Digest::of(secret) || *stored == Digest::of(raw),
+        Material::Slow(hash) => hash.is_of(secret) || (raw != secret && hash.is_of(raw)),
+        Material::Missing => false,
+    }
 }
 
 /// Why a text can be no secret.

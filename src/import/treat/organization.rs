@@ -31,7 +31,8 @@ pub struct SourceOrganization {
     pub source_id: String,
     /// What other tables of the source call it.
     pub key: String,
-    /// The id that it keeps: `key`, where that is a UUID, or one that always follows from it.
+    /// The id that it keeps: `key`, where that is a UUID, or one that always follows from
+    /// it and the label of the source.
     pub id: OrganizationId,
     pub name: String,
     pub slug: String,
@@ -58,6 +59,8 @@ pub struct SourceOrganization {
 #[derive(Debug)]
 pub struct OrganizationReader {
     columns: Columns,
+    /// The label of the source.
+    source: String,
     zone: UtcOffset,
 }
 
@@ -66,7 +69,7 @@ impl OrganizationReader {
     #[must_use]
     pub fn new(mapping: &Mapping, table: &OrganizationTable) -> Self {
         let (_, columns) = Columns::new(&table.table);
-        Self { columns, zone: mapping.time_zone }
+        Self { columns, source: mapping.source.clone(), zone: mapping.time_zone }
     }
 
     /// What a row says. Times after `now` are in the future.
@@ -77,7 +80,7 @@ impl OrganizationReader {
         let mut notes = Notes::default();
         let source_id = read_source_id(row)?;
         let key = self.read_key(row, &mut notes)?;
-        let id = OrganizationId::of_text(key).map_err(|why| self.refused(Field::Key, &why))?;
+        let id = OrganizationId::of_source(&self.source, key).map_err(|why| self.refused(Field::Key, &why))?;
         if id == OrganizationId::SYSTEM {
             return Err(self.refused(Field::Key, &Invalid::new("is the id of the organization `system`")));
         }

@@ -18,12 +18,15 @@ use crate::{
     import::{
         mapping::Field,
         source::Row,
-        values::{Moment, Reason, StatusWord, parse_flag, parse_moment, parse_reason, parse_status},
+        values::{Moment, Reason, StatusWord, parse_flag, parse_moment, parse_reason, parse_status, states_zone},
     },
 };
 
 /// How far ahead of ours the clock of the source may be: a time within that is taken for now.
 const AHEAD_MAX: Duration = Duration::from_mins(1);
+
+/// Why an expiry without a zone is refused.
+const NO_ZONE: &str = "states no zone, and neither does the mapping: give time-zone";
 
 /// Where a row stands.
 pub(super) struct Standing {
@@ -35,16 +38,28 @@ pub(super) struct Standing {
     pub(super) revocation: Option<Revocation>,
 }
 
-/// Reads where a row stands at `now`.
-pub(super) fn read(columns: &Columns, row: &Row, zone: UtcOffset, now: Timestamp) -> Result<Standing, Refused> {
+/// Reads where a row stands at `now`. `zone` is for times that state none, with whether the mapping says so: an expiry
+/// is not read in a zone that nobody has stated, in which it may come hours too late.
+pub(super) fn read(
+    columns: &Columns,
+    row: &Row,
+    (zone, is_zone_stated): (UtcOffset, bool),
+    now: Timestamp,
+) -> Result<Standing, Refused> {
     let create_time = past(columns, row, Field::CreateTime, Refusal::BadCreateTime, zone, now)?;
     let last_used_time = past(columns, row, Field::LastUsedTime, Refusal::BadLastUsedTime, zone, now)?;
-    let expire_time = columns.read(row, Field::ExpireTime, Refusal::BadExpireTime, |text| parse_moment(text, zone))?;
+    let expire_time = columns.read(row, Field::ExpireTime, Refusal::BadExpireTime, |text| {
+        let moment = parse_moment(text, zone)?;
+        if is_zone_stated || states_zone(text) { Ok(moment) } else { Err(Invalid::new(NO_ZONE)) }
+    })?;
     let mut expire_time = match expire_time {
         Some(Moment::At(time)) => Some(time),
         Some(Moment::Never) | None => None,
     };
     let revoke_time = revoke_time(columns, row, zone, now)?;
+    for field in [Field::Enabled, Field::Disabled, Field::Status] {
+        check_said(columns, row, field)?;
+    }
     let flag = |field| columns.read(row, field, Refusal::BadStatus, |text| parse_flag(text, columns.words(field)));
     let is_disabled = flag(Field::Enabled)? == Some(false) || flag(Field::Disabled)? == Some(true);
     let word = columns
@@ -64,6 +79,15 @@ pub(super) fn read(columns: &Columns, row: &Row, zone: UtcOffset, now: Timestamp
         standing.status = StoredStatus::Disabled;
     }
     Ok(standing)
+}
+
+/// NULL says neither yes nor no, and what the source made of it is not known here.
+fn check_said(columns: &Columns, row: &Row, field: Field) -> Result<(), Refused> {
+    if !columns.has(field) || columns.raw(row, field).is_some() || columns.constant(field).is_some() {
+        return Ok(());
+    }
+    let why = Invalid::new("is NULL, and the mapping does not say under values what that means");
+    Err(columns.refused(field, Refusal::BadStatus, &why))
 }
 
 /// A moment that is not ahead, if there is one; a blank text is none.

@@ -165,6 +165,10 @@ fn a_plaintext_and_the_hashes_beside_it_must_agree() {
         assert_eq!(key.given, GivenScheme::Plaintext);
         assert_eq!(key.material.digest(), Some(&Digest::of(SECRET)), "{field}: what holders present has no space");
     }
+    // Before it is asked whether the secret is good enough: a weak one that is left out would hide it.
+    for secret in ["hunter2", "two\nlines and more of them", "pk_live_not of the native shape"] {
+        assert_eq!(reason_of(treat(&[("secret", secret), ("sha256-hex", &hash)])), Refusal::HashMismatch, "{secret}");
+    }
     let other = "another secret of 2 words";
     for (field, text) in [
         ("sha256-hex", sha256_hex(other)),

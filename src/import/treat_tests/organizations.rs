@@ -62,7 +62,7 @@ fn what_a_row_does_not_say_has_a_default() {
 #[test]
 fn what_others_call_it_becomes_its_id() {
     let read = read_with("", "42", &[("name", "Acme")]).unwrap();
-    assert_eq!((read.key.as_str(), read.id), ("42", OrganizationId::of_text("42").unwrap()));
+    assert_eq!((read.key.as_str(), read.id), ("42", OrganizationId::of_source("test", "42").unwrap()));
     let read = read_with("", "42", &[("name", "Acme"), ("key", " acme:eu\n")]).unwrap();
     assert_eq!((read.key.as_str(), read.notes), ("acme:eu", vec![Note::Trimmed]));
     for key in ["00000000-0000-0000-0000-000000000001", "two words", " ", NULL] {

@@ -39,6 +39,26 @@ fn an_expiry_is_never_moved_later() {
 }
 
 #[test]
+fn an_expiry_is_not_read_in_a_zone_that_nobody_states() {
+    let text = "source = \"t\"\norganization = \"acme\"\n[[keys]]\ntable = \"t\"\nid = \"id\"\n\
+                columns = { secret = \"secret\", expire-time = \"end\", create-time = \"made\" }";
+    let mapping = Mapping::parse(text).unwrap();
+    let reader = TableReader::new(&mapping, &mapping.keys[0], false);
+    let treated = |end: &str| {
+        let cells = [("secret", SECRET), ("end", end), ("made", "2024-01-01 12:00:00")];
+        reader.treat(&row(&reader.ask, "1", &cells), NOW)
+    };
+    for end in ["2999-01-01", "2999-01-01 12:00:00"] {
+        assert_eq!(reason_of(treated(end)), Refusal::BadExpireTime, "{end}");
+    }
+    for end in [NULL, "2999-01-01 12:00:00+00", "2999-01-01T12:00:00Z", "32503680000", "infinity"] {
+        assert!(matches!(treated(end), Treated::Key { .. }), "{end}");
+    }
+    let constant = text.replace("columns = {", "values = { expire-time = \"2999-01-01\" }\ncolumns = {");
+    assert!(Mapping::parse(&constant).unwrap_err().to_string().contains("time-zone"));
+}
+
+#[test]
 fn the_past_is_not_ahead() {
     for (field, reason) in [
         ("create-time", Refusal::BadCreateTime),
@@ -61,7 +81,6 @@ fn the_past_is_not_ahead() {
 fn states_are_words_and_flags_and_the_strictest_counts() {
     for (cells, expected) in [
         ([("status", "Active"), ("enabled", "1")], KeyStatus::Active),
-        ([("status", NULL), ("enabled", NULL)], KeyStatus::Active),
         ([("status", "active"), ("enabled", "false")], KeyStatus::Disabled),
         ([("status", "suspended"), ("enabled", "true")], KeyStatus::Disabled),
         ([("status", "active"), ("disabled", "yes")], KeyStatus::Disabled),
@@ -72,9 +91,14 @@ fn states_are_words_and_flags_and_the_strictest_counts() {
     ] {
         assert_eq!(status(&cells), expected, "{cells:?}");
     }
-    for (field, text) in [("status", "weird"), ("enabled", "maybe"), ("disabled", "2024-01-01")] {
+    for (field, text) in
+        [("status", "weird"), ("enabled", "maybe"), ("disabled", "2024-01-01"), ("status", NULL), ("enabled", NULL)]
+    {
         assert_eq!(refused_with(&[(field, text)]), Refusal::BadStatus, "{field}");
     }
+    // What NULL means is for the mapping to say.
+    let constant = treat_with("[keys.values]\nenabled = false\n", false, &[("secret", SECRET), ("enabled", NULL)]);
+    assert_eq!(key_of(constant).0.status, StoredStatus::Disabled);
     let words = "[keys.words]\nstatus = { weird = \"disabled\", live = \"revoked\" }\nenabled = { nein = \"false\" }\n";
     for (cell, expected) in [
         (("status", "Weird"), StoredStatus::Disabled),

@@ -41,6 +41,17 @@ pub fn parse_moment(text: &str, zone: UtcOffset) -> Result<Moment, Invalid> {
     civil(bytes, zone).map(Moment::At).ok_or_else(refused)
 }
 
+/// Whether a text that [`parse_moment`] reads means the same moment in every zone.
+#[must_use]
+pub fn states_zone(text: &str) -> bool {
+    // Numbers count from one moment, and `infinity` is none.
+    if !text.contains('-') || text.eq_ignore_ascii_case("-infinity") {
+        return true;
+    }
+    let time = text.get("2026-01-31".len()..).unwrap_or_default();
+    time.ends_with(['Z', 'z']) || time.ends_with("UTC") || time.contains(['+', '-'])
+}
+
 fn since_epoch(digits: &str) -> Option<Timestamp> {
     let number: i64 = digits.parse().ok()?;
     let unit_us = match digits.len() {
@@ -157,6 +168,17 @@ impl Rest<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_time_states_its_zone_or_not() {
+        let zoned = ["2026-01-31T12:00:00Z", "2026-01-31 12:00:00.25+01", "2026-01-31 12:00 -05:30"];
+        for text in zoned.into_iter().chain(["1770000000", "1770000000000", "infinity", "-Infinity"]) {
+            assert!(states_zone(text), "{text}");
+        }
+        for text in ["2026-01-31", "2026-01-31 12:00", "2026-01-31T12:00:00.5"] {
+            assert!(!states_zone(text), "{text}");
+        }
+    }
 
     fn read(text: &str) -> Option<String> {
         match parse_moment(text, UtcOffset::UTC).ok()? {

@@ -1,20 +1,20 @@
 //! Where the keys of a batch may go: organizations that exist, with room under their caps, and no text that is another
 //! key's stored hash. Must not write.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{ImportBatch, ItemResult};
+use super::{ImportBatch, ImportItem, ItemResult, classify::Identity};
 use crate::{
     domain::{
         digest::Digest,
         ids::OrganizationId,
-        import::{Refusal, Refused},
+        import::{GivenScheme, Refusal, Refused, spellings_of},
         key::StoredStatus,
         organization::Organization,
         permission::Reach,
     },
     service::{Resource, ServiceError},
-    store::{Database, imported_keys, key_counts, organizations},
+    store::{Database, imported_keys, imported_organizations, key_counts, organizations},
 };
 
 /// An organization that takes keys, and how many more.
@@ -22,25 +22,25 @@ pub(super) struct Place {
     pub(super) room: Option<i64>,
 }
 
-/// The organizations that exist, each locked as for creating a key, in the order of their ids.
+/// The organizations that exist, each locked as for creating a key: first those without a cap, all at once, then those
+/// with one, each alone, both in the order of their ids.
 pub(super) async fn lock_organizations(
     transaction: &impl Database,
     wanted: BTreeSet<OrganizationId>,
 ) -> Result<BTreeMap<OrganizationId, Place>, ServiceError> {
+    let wanted: Vec<OrganizationId> = wanted.into_iter().collect();
+    let unlocked = imported_organizations::list_by_ids(transaction, &wanted).await?;
+    let capped: BTreeSet<OrganizationId> = unlocked.iter().filter(|one| one.max_keys > 0).map(|one| one.id).collect();
+    let open: BTreeSet<OrganizationId> = unlocked.iter().map(|one| one.id).filter(|id| !capped.contains(id)).collect();
+    let open: Vec<OrganizationId> = open.into_iter().collect();
+    let mut locked: Vec<Organization> = organizations::list_shared(transaction, &open).await?;
+    for id in capped {
+        locked.extend(organizations::find_locked(transaction, Reach::All, id).await?);
+    }
     let mut places = BTreeMap::new();
-    for id in wanted {
-        let Some(unlocked) = organizations::find_by_id(transaction, Reach::All, id).await? else { continue };
-        let locked: Option<Organization> = if unlocked.max_keys > 0 {
-            organizations::find_locked(transaction, Reach::All, id).await?
-        } else {
-            organizations::find_shared(transaction, Reach::All, id).await?
-        };
-        let Some(organization) = locked else { continue };
-        let room = if organization.max_keys > 0 {
-            Some(organization.max_keys - key_counts::count(transaction, id).await?)
-        } else {
-            None
-        };
+    for organization in locked {
+        let (id, cap) = (organization.id, organization.max_keys);
+        let room = if cap > 0 { Some(cap - key_counts::count(transaction, id).await?) } else { None };
         places.insert(id, Place { room });
     }
     Ok(places)
@@ -59,26 +59,47 @@ pub(super) fn refuse_unplaced(
     }
 }
 
-/// A plaintext that is what the digest of another key looks like would make that key's stored hash a secret.
+/// A plaintext that is what the digest of another key looks like would make that key's stored hash a secret. Whichever
+/// of the two comes second is refused; of one batch the plaintext.
 pub(super) async fn refuse_stored_hashes(
     db: &impl Database,
     batch: &ImportBatch,
     results: &mut [Option<ItemResult>],
 ) -> Result<(), ServiceError> {
-    let suspects: Vec<Digest> = batch.items.iter().filter_map(|item| item.key.plaintext_as_digest).collect();
-    if suspects.is_empty() {
+    let mut asked: Vec<Digest> = batch.items.iter().filter_map(|item| item.key.plaintext_as_digest).collect();
+    // By the digest of each way to write it.
+    let written: HashMap<Digest, Digest> = batch.items.iter().filter_map(given_hash).flat_map(as_secrets).collect();
+    asked.extend(written.keys());
+    if asked.is_empty() {
         return Ok(());
     }
-    let held = imported_keys::list_by_digests(db, &suspects).await?;
-    let mut hashes: HashSet<Digest> = held.into_iter().filter_map(|key| key.digest).collect();
-    hashes.extend(batch.items.iter().filter_map(|item| item.key.material.digest()));
+    let held = imported_keys::list_by_digests(db, &asked).await?;
+    let mut hashes: HashSet<Digest> = held.iter().filter_map(|key| key.digest).collect();
+    let shown: HashSet<Digest> = hashes.iter().filter_map(|digest| written.get(digest)).copied().collect();
+    let digests = batch.items.iter().filter_map(|item| item.key.material.digest());
+    hashes.extend(digests.filter(|digest| !shown.contains(digest)));
+    let refused = |message: &str| Some(ItemResult::Refused(Refused::new(Refusal::StoredHash, message)));
     for (item, result) in batch.items.iter().zip(results) {
         if item.key.plaintext_as_digest.is_some_and(|digest| hashes.contains(&digest)) {
-            let message = "the text is the stored hash of another key";
-            *result = Some(ItemResult::Refused(Refused::new(Refusal::StoredHash, message)));
+            *result = refused("the text is the stored hash of another key");
+        } else if given_hash(item).is_some_and(|digest| shown.contains(&digest)) {
+            *result = refused("the hash itself, as text, is the secret of another key");
         }
     }
     Ok(())
+}
+
+/// The digest of a key of which the source holds that alone.
+fn given_hash(item: &ImportItem) -> Option<Digest> {
+    match item.key.given {
+        GivenScheme::Sha256Hex | GivenScheme::Sha256Base64 => item.key.material.digest().copied(),
+        GivenScheme::Plaintext | GivenScheme::Bcrypt | GivenScheme::Argon2 | GivenScheme::Missing => None,
+    }
+}
+
+/// The digests of the ways to write a digest, each with that one.
+fn as_secrets(digest: Digest) -> [(Digest, Digest); 6] {
+    spellings_of(&digest).map(|text| (Digest::of(&text), digest))
 }
 
 /// New keys that find no room under their organization's cap. Revoked ones take none, and the same secret once more
@@ -90,16 +111,17 @@ pub(super) fn refuse_beyond_caps(
 ) {
     let mut rooms: BTreeMap<OrganizationId, i64> =
         places.iter().filter_map(|(id, place)| Some((*id, place.room?))).collect();
-    let mut accepted: HashSet<Digest> = HashSet::new();
+    let mut accepted: HashSet<Identity<'_>> = HashSet::new();
     for (item, result) in batch.items.iter().zip(results) {
         let Some(room) = rooms.get_mut(&item.organization_id) else { continue };
-        let is_again = item.key.material.digest().is_some_and(|digest| accepted.contains(digest));
+        let identity = Identity::of(&item.key.material);
+        let is_again = identity.as_ref().is_some_and(|identity| accepted.contains(identity));
         if result.is_some() || item.key.status == StoredStatus::Revoked || is_again {
             continue;
         }
         if *room > 0 {
             *room -= 1;
-            accepted.extend(item.key.material.digest());
+            accepted.extend(identity);
         } else {
             let message = "the organization has as many keys as its cap allows";
             *result = Some(ItemResult::Refused(Refused::new(Refusal::KeyCapReached, message)));

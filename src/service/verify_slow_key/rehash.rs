@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::Found;
+use super::state::Found;
 use crate::{
     domain::{
         audit::{Actor, AuditAction, NewAuditEvent},

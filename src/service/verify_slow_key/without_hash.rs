@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Searched, rehash::event};
+use super::{Searched, rehash::event, state::Ask};
 use crate::{
     domain::{
         audit::AuditAction,
@@ -26,6 +26,7 @@ use crate::{
 /// Answers for a key that there is nothing to compare with, and disables it the first time.
 pub(super) async fn answer(
     context: &Arc<Context>,
+    ask: Ask,
     id: KeyId,
     verification: &Verification,
     now: Timestamp,
@@ -53,7 +54,11 @@ pub(super) async fn answer(
         record.stored_status = StoredStatus::Disabled;
     }
     let outcome = outcome::decide(&record, &organization, &verification.question, now).err();
-    Ok(Searched::WithoutHash(outcome.unwrap_or(Outcome::Disabled), Arc::new(record)))
+    let (outcome, record) = (outcome.unwrap_or(Outcome::Disabled), Arc::new(record));
+    if outcome == Outcome::Disabled {
+        context.slow_keys.note_without_hash(&ask, record.clone());
+    }
+    Ok(Searched::WithoutHash(outcome, record))
 }
 
 /// Says whether it was active until now.

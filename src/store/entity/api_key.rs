@@ -33,6 +33,7 @@ pub struct Model {
     pub expire_told_us: i64,
     pub last_used_time_us: Option<i64>,
     pub request_count: i64,
+    pub import_request_count: i64,
     pub created_by: String,
     pub revoke_time_us: Option<i64>,
     pub revoked_by: String,

@@ -1,6 +1,6 @@
-//! One real MariaDB for the whole test process: a source of imports, never Keystead's own database. Started on first use
-//! in a temporary folder, as an ordinary user even where the tests run as root, reachable on 127.0.0.1 alone.
-//! It never outlives the tests, however they end: `mariadb.sh` holds a pipe from this process and kills the server when
+//! One real MariaDB for the whole test process: a source of imports, never Keystead's own database. Started on first
+//! use in a temporary folder, as an ordinary user even where the tests run as root, reachable on 127.0.0.1 alone. It
+//! never outlives the tests, however they end: `mariadb.sh` holds a pipe from this process and kills the server when
 //! the pipe closes. Each test gets a database of its own, with an owner and with a reader who may only select.
 //! Invariant: a server that is handed out answered as the very process that was started here.
 

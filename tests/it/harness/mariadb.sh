@@ -2,10 +2,10 @@
 #
 #   sh -c "$(cat mariadb.sh)" mariadb FOLDER SERVER INSTALLER PORT
 #
-# FOLDER is this run's own and holds `password`, that of the only account, `root`, which comes from 127.0.0.1 alone. This
-# process becomes SERVER, so that its id is the server's. Standard input is a pipe whose other end only the test process
-# holds: it reads as closed when that process has ended, by whatever signal, or has let go of it. Then a watchdog kills
-# the server, and removes the folder; it keeps standard output open until it has.
+# FOLDER is this run's own and holds `password`, that of the only account, `root`, which comes from 127.0.0.1 alone.
+# This process becomes SERVER, so that its id is the server's. Standard input is a pipe whose other end only the test
+# process holds: it reads as closed when that process has ended, by whatever signal, or has let go of it. Then a
+# watchdog kills the server and removes the folder.
 
 folder=$1 server=$2 installer=$3 port=$4
 data="$folder/data"

@@ -128,8 +128,8 @@ impl SourceDatabase {
         }
     }
 
-    /// PostgreSQL's table with every change of the structure from now on: `command`, `statement_timeout`, `lock_timeout`
-    /// and `transaction`.
+    /// PostgreSQL's table with every change of the structure from now on: `command`, `statement_timeout`,
+    /// `lock_timeout` and `transaction`.
     pub async fn log_structure(&self) {
         self.run(
             "CREATE TABLE structure_log (command text, statement_timeout text, lock_timeout text, transaction bigint);

@@ -1,6 +1,6 @@
-//! `contract` on every engine that sources run on: the plaintext goes with its indexes, the keys stay, and `--down` gives
-//! the columns back as NULL. What it does on PostgreSQL, and when it is refused, is in `ownership`. Invariant: what
-//! depends on a column otherwise than as an index keeps it, and everything beside it, where it is.
+//! `contract` on every engine that sources run on: the plaintext goes with its indexes, the keys stay, and `--down`
+//! gives the columns back as NULL. What it does on PostgreSQL, and when it is refused, is in `ownership`. Invariant:
+//! what depends on a column otherwise than as an index keeps it, and everything beside it, where it is.
 
 use super::sources::{MAPPING, shop};
 use super::world::{Import, World};

@@ -1,5 +1,5 @@
-//! Files as sources: CSV and JSON Lines, from a file or from standard input, with all that such files may hold, and with
-//! lines that are none. Invariant: what stands in a file comes over as it would from a table.
+//! Files as sources: CSV and JSON Lines, from a file or from standard input, with all that such files may hold, and
+//! with lines that are none. Invariant: what stands in a file comes over as it would from a table.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -135,14 +135,14 @@ async fn a_file_with_marks_of_its_editor_is_read_as_it_is_meant(database: TestDa
     let keys = world.keys.texts("marked", 4);
     let columns = "id,key,hash,name,owner,scopes,metadata,enabled,expires,uses";
     // A byte order mark, lines that end as Windows' do, and none at the end.
-    let text = format!("\u{feff}{columns}\r\n1,{},,,,,,,,\r\n2,\"{}\",,,,,,,,", keys[0], keys[1]);
+    let text = format!("\u{feff}{columns}\r\n1,{},,,,,,true,,\r\n2,\"{}\",,,,,,true,,", keys[0], keys[1]);
     let path = world.write("marked.csv", &text);
     let report = world.import(&format!("csv:{}", path.display()), MAPPING).run(&[]);
     assert_eq!(report.table("").counts(["rows", "created"]), [2, 2]);
 
     let object = |id: &str, key: &str| {
         let rest = ["hash", "name", "owner", "scopes", "metadata", "enabled", "expires", "uses"];
-        let rest: Vec<String> = rest.iter().map(|name| format!("\"{name}\": null")).collect();
+        let rest = rest.map(|name| format!("\"{name}\": {}", if name == "enabled" { "true" } else { "null" }));
         format!("{{\"id\": {id}, \"key\": \"{key}\", {}}}", rest.join(", "))
     };
     let text = format!("\u{feff}{}\r\n\r\n  {}", object("3", &keys[2]), object("4", &keys[3]));
@@ -182,8 +182,9 @@ async fn refused_rows_of_a_file_are_named_by_their_ids(database: TestDatabase) {
     let world = World::new(database, "acme").await;
     let good = world.keys.text("good");
     let header = "id,key,hash,name,owner,scopes,metadata,enabled,expires,uses";
-    let text =
-        format!("{header}\na,{good},,,,,,,,\nb,short,,,,,,,,\nc,{good},,,,,,,soon,\n\"d,\"\"e\",short,,,,,,,,\n");
+    let text = format!(
+        "{header}\na,{good},,,,,,true,,\nb,short,,,,,,true,,\nc,{good},,,,,,true,soon,\n\"d,\"\"e\",short,,,,,,true,,\n"
+    );
     let path = world.write("export.csv", &text);
     let file = world.path("refused.csv");
     let import = world.import(&format!("csv:{}", path.display()), MAPPING);

@@ -1,5 +1,5 @@
-//! Rows with far more metadata than Keystead keeps: 10 MB of JSON in one field, in every kind of source. Invariant: what
-//! a row holds besides its key never costs the key, and is never fetched whole.
+//! Rows with far more metadata than Keystead keeps: 10 MB of JSON in one field, in every kind of source. Invariant:
+//! what a row holds besides its key never costs the key, and is never fetched whole.
 
 use keystead::proto::v1::Outcome;
 use serde_json::json;

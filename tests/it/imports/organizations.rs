@@ -1,7 +1,7 @@
 //! The fourth system: organizations, their keys, the use of these and the limits that are being counted. Here: the old
 //! system itself, and what becomes of organizations and keys; `usage` shows that history is what SQL says of the old
-//! tables, `windows` that nothing spent is forgotten. Invariant: ids, times, revocations and counts are those of the old
-//! system, and a repeat changes none of them.
+//! tables, `windows` that nothing spent is forgotten. Invariant: ids, times, revocations and counts are those of the
+//! old system, and a repeat changes none of them.
 
 use std::collections::BTreeMap;
 

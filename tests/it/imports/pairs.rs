@@ -1,7 +1,7 @@
-//! The third system: keys that are a pair of an id and a secret, of which the source holds the secret's SHA-256. Callers
-//! go on sending both. Some rows never got a hash: nobody knows their secret, so the first who names one learns that it
-//! is disabled, and its owner has to rotate it. Invariant: an id alone opens nothing, and neither does a secret under
-//! another id.
+//! The third system: keys that are a pair of an id and a secret, of which the source holds the secret's SHA-256.
+//! Callers go on sending both. Some rows never got a hash: nobody knows their secret, so the first who names one learns
+//! that it is disabled, and its owner has to rotate it. Invariant: an id alone opens nothing, and neither does a secret
+//! under another id.
 
 use std::collections::{BTreeMap, BTreeSet};
 

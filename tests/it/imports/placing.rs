@@ -1,8 +1,10 @@
-//! Whose key it becomes, and under which id: organizations by slug and id, ids that are kept, keys that stand in more than
-//! one place. Invariant: one secret is one key of one organization, and an id that callers send goes on naming its key.
+//! Whose key it becomes, and under which id: organizations by slug and id, ids that are kept, keys that stand in more
+//! than one place. Invariant: one secret is one key of one organization, and an id that callers send goes on naming its
+//! key.
 
 use std::collections::BTreeMap;
 
+use keystead::domain::ids::OrganizationId;
 use keystead::proto::v1::{DeactivateOrganizationRequest, Outcome, UpdateOrganizationRequest, VerifyKeyRequest};
 use prost_types::FieldMask;
 
@@ -215,4 +217,48 @@ async fn keys_of_an_organization_that_is_not_active_wait_for_it(database: TestDa
     assert_eq!(import.run(&[]).table("main_keys").count("created"), 1);
     assert!(import.verify(&[]).is("passed"));
     assert_eq!(world.outcome(&key).await, Outcome::OrganizationInactive);
+}
+
+/// The same with organizations of its own.
+const OWN: &str = r#"
+source = "estate"
+organization = "acme"
+
+[[organizations]]
+table = "tenants"
+id = "id"
+[organizations.columns]
+name = "name"
+
+[[keys]]
+table = "main_keys"
+id = "id"
+[keys.columns]
+secret = "secret"
+organization = "tenant"
+[keys.values]
+environment = "live"
+"#;
+
+store_test!(a_row_names_an_organization_of_its_source_and_never_a_slug_that_somebody_chose);
+async fn a_row_names_an_organization_of_its_source_and_never_a_slug_that_somebody_chose(database: TestDatabase) {
+    let world = World::new(database, "acme").await;
+    create_organization(&world.server, "squatter").await;
+    let keys = world.keys.texts("owned", 3);
+    let main = [("1", "ak_1", "7", keys[0].as_str()), ("2", "ak_2", "squatter", &keys[1]), ("3", "ak_3", "", &keys[2])];
+    let source = estate(&world, &main, &[]).await;
+    source.run("CREATE TABLE tenants (id VARCHAR(99) NOT NULL PRIMARY KEY, name VARCHAR(99))").await;
+    source.insert("tenants", "id, name", &[vec![cell("7"), cell("Seven")]]).await;
+    let import = world.import(&source.reader_url().await, OWN);
+    let file = world.path("refused.csv");
+    for report in [import.plan(&[]), import.run(&["--refused-file", file.to_str().expect("text")])] {
+        assert_eq!(report.table("main_keys").counts(["created", "refused"]), [2, 1]);
+    }
+    assert_eq!(refused_rows(&file), names("main_keys", &[("2", "UNKNOWN_ORGANIZATION")]));
+    let seven = OrganizationId::of_source("estate", "7").expect("an id").to_string();
+    for (key, organization) in keys.iter().step_by(2).zip([&seven, &world.organization]) {
+        let answer = world.present(key).await;
+        assert_eq!((answer.outcome(), &answer.organization_id), (Outcome::Valid, organization));
+    }
+    assert_eq!(world.outcome(&keys[1]).await, Outcome::NotFound);
 }

@@ -1,9 +1,9 @@
-//! A run that is killed goes on where it was, and one that is repeated changes nothing.
-//! The kill lands inside: the run is held up by a database that keeps its writes waiting. Invariant: what `imports` says
-//! was brought in is what is there, at every moment, and no row comes in twice.
+//! A run that is killed goes on where it was, and one that is repeated changes nothing. The kill lands inside: the run
+//! is held up by a database that keeps its writes waiting. Invariant: what `imports` says was brought in is what is
+//! there, at every moment, and no row comes in twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use keystead::proto::v1::Outcome;
 
@@ -56,22 +56,43 @@ async fn created(world: &World) -> i64 {
     world.database.query_i64("SELECT created_count FROM imports").await
 }
 
-/// Starts a run in many small batches, and kills it in the midst of a table.
-pub async fn kill_within(world: &World, import: &Import<'_>, table: &str, refused: &str) {
+/// A run under way, which never outlives its test.
+struct Run(Child);
+
+impl Run {
+    fn has_ended(&mut self) -> bool {
+        self.0.try_wait().expect("the process can be asked").is_some()
+    }
+
+    fn kill9(&mut self) {
+        self.0.kill().expect("SIGKILL is sent");
+        self.0.wait().expect("the process ends");
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        // Nothing is left to do where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts a run in batches of so few rows that it takes many, and kills it in the midst of a table.
+pub async fn kill_within(world: &World, import: &Import<'_>, table: &str, batch: &str, refused: &str) {
     let under_way =
         format!("SELECT count(*) FROM imports WHERE table_name = '{table}' AND state = 'running' AND position <> ''");
-    let mut command = import.command(&["run", "--batch", BATCH, "--refused-file", refused]);
+    let mut command = import.command(&["run", "--batch", batch, "--refused-file", refused]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut run = command.spawn().expect("keystead runs");
+    let mut run = Run(command.spawn().expect("keystead runs"));
     wait_until("the run to have written something", async || {
-        assert!(run.try_wait().expect("the process can be asked").is_none(), "the run has not ended yet");
+        assert!(!run.has_ended(), "the run has not ended yet");
         world.database.query_i64(&under_way).await == 1
     })
     .await;
     let blocked = world.database.block_writes().await;
-    assert!(run.try_wait().expect("the process can be asked").is_none(), "the run is in its midst");
-    run.kill().expect("SIGKILL is sent");
-    run.wait().expect("the process ends");
+    assert!(!run.has_ended(), "the run is in its midst");
+    run.kill9();
     blocked.release().await;
 }
 
@@ -82,7 +103,7 @@ async fn a_run_that_was_killed_goes_on_where_it_was(database: TestDatabase) {
     let import = world.import(&source.reader_url().await, MAPPING);
     let file = world.path("refused.csv");
     let refused = file.to_str().expect("text");
-    kill_within(&world, &import, "clients", refused).await;
+    kill_within(&world, &import, "clients", BATCH, refused).await;
 
     let before = rows(&world).await;
     assert!(0 < before && before < 3920, "some of them are here: {before}");
@@ -128,7 +149,7 @@ async fn a_run_that_is_killed_again_and_again_comes_to_its_end(database: TestDat
     let file = world.path("refused.csv");
     let mut last = 0;
     for _ in 0..3 {
-        kill_within(&world, &import, "clients", file.to_str().expect("text")).await;
+        kill_within(&world, &import, "clients", BATCH, file.to_str().expect("text")).await;
         let here = rows(&world).await;
         assert!(here >= last && created(&world).await == here, "{here} after {last}");
         last = here;

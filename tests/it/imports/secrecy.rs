@@ -2,6 +2,8 @@
 //! does, no plaintext is in Keystead's database, the logs, the reports or the file of refused rows, and no stored hash,
 //! in whatever spelling, is ever taken for the key. Invariant: the search finds what is there.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 use keystead::proto::v1::{CreateKeyRequest, Environment, Outcome};
@@ -9,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
-use super::world::{World, argon2, presenting, presenting_pair, sha256_hex, texts_in};
+use super::world::{World, argon2, presenting, presenting_pair, refused_rows, sha256_hex, texts_in};
 use crate::harness::{TestDatabase, expect_error, store_test};
 
 const MAPPING: &str = r#"
@@ -164,4 +166,30 @@ async fn a_stored_hash_is_no_credential_of_a_caller(database: TestDatabase) {
     // A key that was brought in is a caller's as any other, and may nothing until it is let.
     let called = world.server.keys_as(&keys[0]).create_key(request).await;
     expect_error(called, Code::PermissionDenied, "PERMISSION_DENIED");
+}
+
+store_test!(an_id_that_is_the_key_itself_is_told_to_nobody);
+async fn an_id_that_is_the_key_itself_is_told_to_nobody(database: TestDatabase) {
+    let world = World::new(database, "acme").await;
+    let (mut rows, keys) = vault(&world, 2);
+    for (row, id) in rows.iter_mut().zip([keys[0].as_str(), "zz"]) {
+        row["id"] = id.into();
+        row["scopes"] = Value::Null;
+    }
+    let path = world.write("vault.jsonl", &lines(&rows));
+    let url = format!("jsonl:{}", path.display());
+    let import = world.import(&url, MAPPING);
+    let file = world.path("refused.csv");
+    let report = import.run(&["--refused-file", file.to_str().expect("text")]);
+    assert_eq!(report.table("").counts(["created", "refused"]), [1, 1]);
+    let expected = BTreeMap::from([((String::new(), "-".to_owned()), "BAD_SOURCE_ID".to_owned())]);
+    assert_eq!(refused_rows(&file), expected);
+    assert_eq!(import.ran(&["verify"]).code, 1);
+    world.assert_told_nobody(&keys);
+    let bytes = world.database.bytes_at_rest().await;
+    assert_eq!(texts_in(&bytes, &keys), Vec::<usize>::new());
+
+    let told = world.import(&url, &MAPPING.replace("id = \"id\"", "id = \"secret\"")).ran(&["run"]);
+    assert_eq!(told.code, 2, "{told:?}");
+    assert!(told.stderr.contains("holds secrets or hashes"), "{told:?}");
 }

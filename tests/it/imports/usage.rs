@@ -1,6 +1,6 @@
-//! History of the fourth system: `UsageStats` of a month that is past, through the rpc and the command, says what SQL says
-//! of the old tables, to the last token and the last millionth of a dollar. Invariant: a request counts once, however
-//! often the import is repeated or resumed.
+//! History of the fourth system: `UsageStats` of a month that is past, through the rpc and the command, says what SQL
+//! says of the old tables, to the last token and the last millionth of a dollar. Invariant: a request counts once,
+//! however often the import is repeated or resumed.
 
 use keystead::proto::v1::usage_stats_request::Subject;
 use keystead::proto::v1::{Granularity, UsageStatsRequest, UsageStatsResponse, UsageTotals};
@@ -243,7 +243,7 @@ async fn a_request_counts_once_though_the_run_is_killed_among_them(database: Tes
     world.server.sigterm();
     assert!(world.server.wait_exit().await.success());
     let import = world.documented(&old.source.reader_url().await, MAPPING);
-    kill_within(&world, &import, "api_key_usage", file).await;
+    kill_within(&world, &import, "api_key_usage", "50", file).await;
     let sql = "SELECT count(*) FROM api_key_usage";
     let created = "SELECT created_count FROM imports WHERE table_name = 'api_key_usage'";
     let before = world.database.query_i64(sql).await;

@@ -1,5 +1,6 @@
-//! Keys that could be found by trying: refused unless the operator lets them in, and then marked, so that their owners can
-//! be found and told. Invariant: a mark is on every weak key and on no other, and a repeat does not let one in unasked.
+//! Keys that could be found by trying: refused unless the operator lets them in, and then marked, so that their owners
+//! can be found and told. Invariant: a mark is on every weak key and on no other, and a repeat does not let one in
+//! unasked.
 
 use std::collections::BTreeMap;
 

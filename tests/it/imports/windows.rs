@@ -1,6 +1,6 @@
 //! What limits and quotas had counted in the source goes on counting: of a quota that is nearly spent there is as much
-//! left as there was, a window that is nearly full is nearly full, and neither a repeat of the import nor a restart gives
-//! anything back. Invariant: nobody may more after the import than the old system would have let them.
+//! left as there was, a window that is nearly full is nearly full, and neither a repeat of the import nor a restart
+//! gives anything back. Invariant: nobody may more after the import than the old system would have let them.
 
 use std::collections::BTreeMap;
 

@@ -121,7 +121,8 @@ impl World {
         ran
     }
 
-    /// Fails where any of these texts is in what commands printed, what the server logged, or the files of refused rows.
+    /// Fails where any of these texts is in what commands printed, what the server logged, or the files of refused
+    /// rows.
     pub fn assert_told_nobody(&self, texts: &[String]) {
         let mut told = self.printed.lock().unwrap_or_else(PoisonError::into_inner).clone();
         told.push_str(&self.server.log_text());

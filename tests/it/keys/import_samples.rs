@@ -241,7 +241,7 @@ pub(super) async fn is_upgraded(database: &TestDatabase, key_id: &str, secret: &
     };
     let sql = format!(
         "SELECT count(*) FROM api_keys
-         WHERE id = '{key_id}' AND scheme = 'sha256' AND stored_hash IS NULL AND digest = {digest}"
+         WHERE id = '{key_id}' AND scheme = 'sha256' AND stored_hash LIKE 'sha256:%' AND digest = {digest}"
     );
     database.query_i64(&sql).await == 1
 }

@@ -11,6 +11,7 @@ mod create;
 mod create_bounds;
 mod get;
 mod import;
+mod import_again;
 mod import_at_once;
 mod import_bounds;
 mod import_kept;

@@ -84,6 +84,10 @@ async fn more_candidates_than_are_compared_make_a_secret_undecided_and_not_unkno
     expect_unknown(world.server.keys(), presenting("tk_Zx81kQp0aVn3Wc7d"), "none of them begins so").await;
     world.expect_valid(presenting(&native_secret), &native.id).await;
     world.expect_valid(presenting(&secret(0)), &results[200].key_id).await;
+    expect_unknown(world.server.keys(), presenting(&secret(3)), "a second search goes on behind the first").await;
+    let undecided = world.server.keys().verify_key(presenting(&secret(2))).await;
+    assert_unavailable(undecided, &["TOO_MANY_CANDIDATES"]);
+    world.expect_valid(presenting(&secret(2)), &named).await;
     world.expect_valid(naming(&secret(2), &named), &named).await;
     expect_unknown(world.server.keys(), naming(&secret(4), &named), "whose key it would be is said").await;
     expect_unknown(world.server.keys_as(&caller), presenting(&secret(5)), "those of others do not count").await;

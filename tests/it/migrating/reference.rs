@@ -68,7 +68,7 @@ const TABLES: &[(&str, &str, &[&str])] = &[
 
 /// A mapping with one table, in which these names are columns, and what else.
 fn mapping(table: &str, columns: &BTreeSet<&str>, rest: &str) -> String {
-    let columns: Vec<String> = columns.iter().map(|name| format!("{name} = \"some_column\"\n")).collect();
+    let columns: Vec<String> = columns.iter().map(|name| format!("{name} = \"column_of_{name}\"\n")).collect();
     format!(
         "source = \"portal\"\norganization = \"acme\"\n\n[[{table}]]\ntable = \"t\"\nid = \"id\"\n\
          [{table}.columns]\n{}{rest}",

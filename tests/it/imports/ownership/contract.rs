@@ -1,5 +1,6 @@
 //! The last phase of the first system: the plaintext goes, with its indexes, in one transaction. Refused unless every
-//! row was verified as it is now and the operator says so; `--down` gives the columns back, and nothing that was in them.
+//! row was verified as it is now and the operator says so; `--down` gives the columns back, and nothing that was in
+//! them.
 
 use keystead::proto::v1::Outcome;
 
@@ -30,6 +31,7 @@ async fn expanded(database: TestDatabase) -> (World, Old) {
     let world = new_world(database).await;
     let old = Old::build(&world).await;
     old.mend().await;
+    old.complete().await;
     reader(&world, &old).await.run(&[]);
     (world, old)
 }
@@ -57,7 +59,13 @@ async fn contract_is_refused_until_every_row_was_verified_as_it_is_and_somebody_
 
     // The data is another one than was verified: a value, a row more, a row less.
     for (change, undo) in [
-        ("UPDATE sessions SET owner_api_key_hash = NULL WHERE id = 10000", None),
+        (
+            "UPDATE sessions SET owner_api_key_hash = NULL WHERE id = 10000",
+            Some(
+                "UPDATE sessions SET owner_api_key_hash = encode(sha256(convert_to(owner_api_key, 'UTF8')), 'hex') \
+                 WHERE id = 10000",
+            ),
+        ),
         ("INSERT INTO sessions (id, title) VALUES (1, 'public')", Some("DELETE FROM sessions WHERE id = 1")),
         ("DELETE FROM assistants WHERE name = 'row 0'", None),
     ] {
@@ -68,6 +76,15 @@ async fn contract_is_refused_until_every_row_was_verified_as_it_is_and_somebody_
             old.source.run(undo).await;
         }
     }
+
+    // What Keystead has is another thing by now.
+    assert_eq!(owner.ran(&["verify"]).code, 0);
+    let first = old.sessions[0].as_ref().expect("a row with a key");
+    let id = world.present(first).await.key_id;
+    let set = |status: &str| format!("UPDATE api_keys SET status = '{status}' WHERE id = '{id}'");
+    world.database.raw_sql(&set("disabled")).await;
+    refused("a key is disabled that should be valid", &["contract", "--yes"]).await;
+    world.database.raw_sql(&set("active")).await;
 
     // A verification that fails takes back the one before it.
     assert_eq!(owner.ran(&["verify"]).code, 0);
@@ -113,7 +130,8 @@ async fn contract_drops_the_plaintext_of_all_tables_in_one_transaction(database:
     assert_eq!(ids(world.ask_all(requests()).await), before, "each key is what it was");
     world.assert_all(&keys, Outcome::Valid).await;
     let status = world.status(&[]);
-    assert!(status["imports"].as_array().expect("imports").iter().all(|import| !import["contracted"].is_null()));
+    let imports = status["imports"].as_array().expect("imports");
+    assert!(imports.iter().all(|import| import["contracted"]["dropped"] == true), "{status}");
 
     // What went cannot be read again.
     let again = owner.ran(&["run"]);

@@ -159,6 +159,8 @@ fn two_at_once(keys: &Keys) -> Vec<Case> {
         .noted("TRIMMED")
         .gives(&text("agree without the space"), Valid),
         pair("disagree", text("disagree"), sha256_hex(&text("another"))).refused("HASH_MISMATCH"),
+        pair("weak and disagree", "hunter2".to_owned(), sha256_hex(&text("another"))).refused("HASH_MISMATCH"),
+        pair("beside no hash", text("beside no hash"), "hash".to_owned()).refused("BAD_HASH"),
         row("agree slowly")
             .with("secret", text("agree slowly"))
             .with("bcrypt", slow)

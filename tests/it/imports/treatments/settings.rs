@@ -1,5 +1,5 @@
-//! Rows whose settings are not as they should be. Invariant: what a row says never ends later, may more or has more left
-//! in Keystead than in its source; where it cannot be read, the row is refused and never guessed.
+//! Rows whose settings are not as they should be. Invariant: what a row says never ends later, may more or has more
+//! left in Keystead than in its source; where it cannot be read, the row is refused and never guessed.
 
 use keystead::proto::v1::Outcome::{AddressNotAllowed, CreditsExhausted, Disabled, Expired, Revoked, Valid};
 use keystead::proto::v1::{KeyStatus, Outcome};
@@ -103,6 +103,8 @@ fn states(keys: &Keys) -> Vec<Case> {
     let key = |name: &str| keys.text(name);
     cases.extend([
         with_key(keys, "status unknown").with("status", "weird").refused("BAD_STATUS"),
+        with_key(keys, "status NULL").without("status").refused("BAD_STATUS"),
+        with_key(keys, "switched to NULL").without("enabled").refused("BAD_STATUS"),
         enabled("switched on", "true").gives(&key("switched on"), Valid),
         enabled("switched off", "false").gives(&key("switched off"), Disabled),
         enabled("switched off by number", "0").gives(&key("switched off by number"), Disabled),
