@@ -85,16 +85,7 @@ impl Limits {
         self.keys.find(context, windows.iter().filter_map(|(_, window)| window.key)).await?;
         let named = windows.iter().filter_map(|(_, window)| window.organization.as_ref());
         self.places.find(context, named).await?;
-        let (mut read, mut items) = (Vec::with_capacity(windows.len()), Vec::with_capacity(windows.len()));
-        for (row, window) in windows {
-            match self.item(row, window) {
-                Ok(item) => {
-                    read.push(row);
-                    items.push(item);
-                }
-                Err(refused) => counts.refuse(row, refused),
-            }
-        }
+        let (read, items) = counts.sort_out(windows, |row, window| self.item(row, window));
         let batch = counts.batch_of(import.id, after, rows, items);
         let results = service::import_limits(context, batch).await?;
         counts.count(read, results);

@@ -40,6 +40,25 @@ impl BatchCounts {
         self.refused.push((row.id.clone(), refused));
     }
 
+    /// The rows that could be read, and what of each; the others are refused.
+    pub(super) fn sort_out<'r, R, T>(
+        &mut self,
+        rows: impl IntoIterator<Item = (&'r Row, R)>,
+        read: impl Fn(&'r Row, R) -> Result<T, Refused>,
+    ) -> (Vec<&'r Row>, Vec<T>) {
+        let (mut good, mut items) = (Vec::new(), Vec::new());
+        for (row, rest) in rows {
+            match read(row, rest) {
+                Ok(item) => {
+                    good.push(row);
+                    items.push(item);
+                }
+                Err(refused) => self.refuse(row, refused),
+            }
+        }
+        (good, items)
+    }
+
     /// Counts the results of rows, in their order.
     pub(super) fn count<'r>(&mut self, rows: impl IntoIterator<Item = &'r Row>, results: Vec<RowResult>) {
         for (row, result) in rows.into_iter().zip(results) {

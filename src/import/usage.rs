@@ -74,17 +74,8 @@ impl Usage {
     ) -> Result<BatchCounts, ServiceError> {
         let now = context.clock.now();
         self.keys.find(context, rows.iter().filter_map(|row| self.columns.reference(row))).await?;
-        let (mut counts, mut read, mut items) =
-            (BatchCounts::default(), Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-        for row in rows {
-            match self.item(row, now) {
-                Ok(item) => {
-                    read.push(row);
-                    items.push(item);
-                }
-                Err(refused) => counts.refuse(row, refused),
-            }
-        }
+        let mut counts = BatchCounts::default();
+        let (read, items) = counts.sort_out(rows.iter().map(|row| (row, now)), |row, now| self.item(row, now));
         let batch = counts.batch_of(import.id, after, rows, items);
         let results = service::import_usage(context, batch, self.spends_quota).await?;
         counts.count(read, results);

@@ -64,7 +64,9 @@ async fn replace(
     let prefix = organization.secret_prefix.with_environment(before.environment);
     let mut key = successor(&before, prefix, &secret, &call, now);
     // One that was disabled for want of a hash alone gets what it lacked.
-    if slow_keys::find(&transaction, reach, before.id).await?.is_some_and(|held| held.was_presented) {
+    if before.stored_status == StoredStatus::Disabled
+        && slow_keys::find(&transaction, reach, before.id).await?.is_some_and(|held| held.was_presented)
+    {
         key.stored_status = StoredStatus::Active;
     }
     api_keys::insert(&transaction, &key, &secret.digest(), None).await?;
