@@ -21,6 +21,7 @@ mod m20261121_000008_bulk_changes;
 mod m20261121_000009_partial_indexes;
 mod m20261121_000010_replicas;
 mod m20261121_000011_imports;
+mod m20261122_000012_decoded_digests;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -40,6 +41,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000009_partial_indexes::Migration),
             Box::new(m20261121_000010_replicas::Migration),
             Box::new(m20261121_000011_imports::Migration),
+            Box::new(m20261122_000012_decoded_digests::Migration),
         ]
     }
 }
@@ -73,6 +75,9 @@ pub fn losses(name: &str) -> &'static str {
         "m20261121_000011_imports" => {
             "how far each table of a source has come and what was verified of it: an import starts anew, and finds the \
              keys that it has brought in before by their digests alone"
+        }
+        "m20261122_000012_decoded_digests" => {
+            "which imported secrets read as a SHA-256 digest: a key that comes with that very hash is no longer refused"
         }
         _ => "nothing",
     }

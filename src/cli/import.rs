@@ -54,6 +54,9 @@ enum Action {
         /// Where the ids of refused rows go, with reasons; by default SOURCE-refused.csv, after the label.
         #[arg(long, value_name = "FILE")]
         refused_file: Option<PathBuf>,
+        /// Read past requests although organizations or keys were refused: those of such keys are lost.
+        #[arg(long)]
+        accept_refused: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -61,7 +64,7 @@ enum Action {
     Verify {
         #[command(flatten)]
         reading: Reading,
-        /// Let rows pass that the import refuses.
+        /// Let rows pass that the import refuses, and those that cannot be compared any more (`HASHED_SINCE`).
         #[arg(long)]
         accept_refused: bool,
         #[command(flatten)]
@@ -157,7 +160,10 @@ impl Import {
         step_back();
         match self.action {
             Action::Plan { reading, output } => plan(&config, &reading, &output).await,
-            Action::Run { reading, refused_file, output } => run(&config, &reading, refused_file, &output).await,
+            Action::Run { reading, refused_file, accept_refused, output } => {
+                let options = Options { refused_file, accept_refused, ..reading.options() };
+                run(&config, &reading, &options, &output).await
+            }
             Action::Verify { reading, accept_refused, output } => {
                 verify(&config, &reading, accept_refused, &output).await
             }
@@ -195,16 +201,10 @@ async fn plan(config: &ImportConfig, reading: &Reading, output: &Output) -> Resu
     print_report(&report, output)
 }
 
-async fn run(
-    config: &ImportConfig,
-    reading: &Reading,
-    refused_file: Option<PathBuf>,
-    output: &Output,
-) -> Result<u8, Failure> {
+async fn run(config: &ImportConfig, reading: &Reading, options: &Options, output: &Output) -> Result<u8, Failure> {
     let mapping = reading.mapping.read()?;
     let progress = Progress::new("refused");
-    let options = Options { refused_file, ..reading.options() };
-    let report = app::import_run(config, &mapping, &options, &|event| progress.tell(&event)).await?;
+    let report = app::import_run(config, &mapping, options, &|event| progress.tell(&event)).await?;
     print_report(&report, output)
 }
 
@@ -213,11 +213,15 @@ fn print_report(report: &Report, output: &Output) -> Result<u8, Failure> {
         OutputFormat::Table => show::report_text(report),
         OutputFormat::Json => show::report_json(report),
     })?;
-    if !report.interrupted {
+    if report.interrupted {
+        let hint = if report.dry_run { "" } else { ": the same command goes on from here" };
+        return Err(Failure::refused(format!("interrupted{hint}")));
+    }
+    if report.dry_run || report.withheld.is_empty() {
         return Ok(DONE);
     }
-    let hint = if report.dry_run { "" } else { ": the same command goes on from here" };
-    Err(Failure::refused(format!("interrupted{hint}")))
+    let tables = output::escape(&report.withheld.join(", "));
+    Err(Failure::refused(format!("past requests are still to be read: {tables}")))
 }
 
 async fn verify(

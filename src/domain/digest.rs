@@ -26,6 +26,12 @@ impl Digest {
         bytes.try_into().ok().map(Self)
     }
 
+    /// A digest that was computed elsewhere.
+    #[must_use]
+    pub const fn from_array(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes, for the digest column.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; 32] {

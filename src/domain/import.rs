@@ -12,7 +12,10 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 pub use self::{
-    hashes::{HASH_LENGTH_MAX, is_stored_hash, parse_sha256_base64, parse_sha256_hex, read_as_digest, spellings_of},
+    hashes::{
+        HASH_LENGTH_MAX, decoded_digest, decoded_digest_of, digest_of_hex, is_stored_hash, parse_sha256_base64,
+        parse_sha256_hex, read_as_digest,
+    },
     hidden::{gives_away, is_most_of, shown_end_of, without_blanks},
     weakness::is_weak,
 };
@@ -30,8 +33,8 @@ use super::{
 pub const ACTOR: &str = "import";
 /// The entry of a key's metadata that says that its secret is weak and was let in all the same.
 pub const WEAK_ENTRY: &str = "imported-weak";
-/// The most uses that a source may have counted: so many that no sum of them and of later ones overflows.
-pub const REQUEST_COUNT_MAX: i64 = 1_000_000_000_000_000;
+/// The most uses that a source may have counted: so many that those of nine million keys add up in 64 bits.
+pub const REQUEST_COUNT_MAX: i64 = 1_000_000_000_000;
 /// The most characters of a look-up part, and of the id of a row in its source.
 pub const LOOK_UP_LENGTH_MAX: usize = 128;
 /// The fewest characters of a look-up part.
@@ -255,7 +258,8 @@ pub struct ImportedKey {
     pub given: GivenScheme,
     pub material: Material,
     /// What a plaintext says if it is read as a digest in hex or base64: no key must have that, or the text would be a
-    /// stored hash, and whoever saw the table of hashes could present it.
+    /// stored hash, and whoever saw the table of hashes could present it. It is the secret in another spelling, so it is
+    /// never stored.
     pub plaintext_as_digest: Option<Digest>,
     pub look_up_id: Option<String>,
     pub prefix: String,
@@ -276,6 +280,14 @@ pub struct ImportedKey {
     pub request_count: i64,
     /// Present exactly where the status is revoked.
     pub revocation: Option<Revocation>,
+}
+
+impl ImportedKey {
+    /// What is stored of [`ImportedKey::plaintext_as_digest`]: its SHA-256.
+    #[must_use]
+    pub fn decoded_digest(&self) -> Option<Digest> {
+        self.plaintext_as_digest.as_ref().map(decoded_digest)
+    }
 }
 
 #[cfg(test)]

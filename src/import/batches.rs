@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     ImportError,
     fingerprint::Fingerprint,
+    mapping::{Field, KeyTable},
     places::Places,
     source::{Ask, Row, Source, contract::Contract},
     treat::{TableReader, Treated},
@@ -132,6 +133,8 @@ pub(super) struct KeyBatches<'j> {
     places: &'j mut Places,
     /// Where the rows are to have one.
     pub(super) fingerprint: Option<Fingerprint>,
+    /// The values that are left out where the secret stands beside them.
+    compared: Arc<[usize]>,
     /// Rows that were read so far.
     count: u64,
 }
@@ -145,7 +148,14 @@ impl<'j> KeyBatches<'j> {
         places: &'j mut Places,
         fingerprint: Option<Fingerprint>,
     ) -> Self {
-        Self { rows, context, reader, places, fingerprint, count: 0 }
+        Self { rows, context, reader, places, fingerprint, compared: Arc::default(), count: 0 }
+    }
+
+    /// Does not hold slow hashes against the secrets beside them: `verify` did, and passes no row in which they
+    /// disagree. Only for whoever then sees by the fingerprint that the rows are those of `verify`.
+    pub(super) fn compared_before(mut self, table: &KeyTable) -> Self {
+        self.compared = slow_hashes(table, &self.reader.ask).into();
+        self
     }
 
     /// The next batch; `None` behind the last row, and once it was told to stop.
@@ -166,12 +176,12 @@ impl<'j> KeyBatches<'j> {
                 fingerprint.add(&row.id, self.reader.material(row));
             }
         }
-        let (reader, before) = (self.reader.clone(), self.count);
+        let (reader, compared, before) = (self.reader.clone(), self.compared.clone(), self.count);
         self.count += count;
         // Slow where a hash that is slow on purpose stands beside its plaintext.
         let treated = spawn_blocking(move || {
             let numbered = (before + 1..).zip(rows);
-            numbered.map(|(number, row)| treat(&reader, number, row, now)).collect::<Vec<Done>>()
+            numbered.map(|(number, row)| treat(&reader, number, row, now, &compared)).collect::<Vec<Done>>()
         });
         let treated =
             treated.await.map_err(|panic| ImportError::Refused(format!("rows could not be treated: {panic}")))?;
@@ -211,18 +221,78 @@ impl KeyBatch {
     }
 }
 
-fn treat(reader: &TableReader, number: u64, row: Row, now: Timestamp) -> Done {
+/// Where the slow hashes of a table's rows are.
+fn slow_hashes(table: &KeyTable, ask: &Ask) -> Vec<usize> {
+    let columns = [Field::Bcrypt, Field::Argon2].into_iter().filter_map(|field| table.table.columns.get(&field));
+    columns.filter_map(|name| ask.columns.iter().position(|column| column.name == *name)).collect()
+}
+
+/// What becomes of a row. Of one with a secret, the values in these places count as NULL.
+fn treat(reader: &TableReader, number: u64, mut row: Row, now: Timestamp, compared: &[usize]) -> Done {
+    let (is_pair, id_tells) = (reader.is_pair(&row), reader.id_tells(&row));
+    if is_pair && !id_tells {
+        for place in compared {
+            if let Some(value) = row.values.get_mut(*place) {
+                *value = None;
+            }
+        }
+    }
     let mut treated = reader.treat(&row, now);
     let stay_problem = match &treated {
         Treated::Key { key, .. } => reader.stay_problem(&row, key),
         Treated::Skipped | Treated::Refused(_) => None,
     };
-    let is_pair = reader.is_pair(&row);
-    if !reader.id_tells(&row) {
+    if !id_tells {
         return Done { id: row.id, is_pair, stay_problem, treated };
     }
     if let Treated::Refused(refused) = &mut treated {
         refused.message = format!("{} (row {number} of those that were read)", refused.message);
     }
     Done { id: HIDDEN_ID.to_owned(), is_pair, stay_problem, treated }
+}
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::{domain::import::GivenScheme, import::mapping::Mapping};
+
+    const MAPPING: &str = "source = \"test\"\norganization = \"acme\"\n[[keys]]\ntable = \"t\"\nid = \"id\"\n\
+                           [keys.columns]\nsecret = \"secret\"\nbcrypt = \"bcrypt\"\n";
+    /// Of another secret.
+    const BCRYPT: &str = "$2b$04$abcdefghijklmnopqrstuuWJ8ZpPOQ3z4lnmLrxm5UbyBhPqkjMDi";
+
+    fn row(ask: &Ask, secret: Option<&str>) -> Row {
+        let value = |name: &str| if name == "bcrypt" { Some(BCRYPT) } else { secret };
+        let values = ask.columns.iter().map(|column| value(&column.name));
+        Row {
+            id: "1".to_owned(),
+            values: values.map(|text| text.map(|text| Zeroizing::new(text.to_owned()))).collect(),
+        }
+    }
+
+    #[test]
+    fn a_slow_hash_is_held_against_its_secret_unless_that_was_done_before() {
+        let mapping = Mapping::parse(MAPPING).expect("a mapping");
+        let table = &mapping.keys[0];
+        let reader = TableReader::new(&mapping, table, false);
+        let compared = slow_hashes(table, &reader.ask);
+        let now = Timestamp::from_micros(1_770_000_000_000_000);
+        let treated = |secret, compared: &[usize]| treat(&reader, 1, row(&reader.ask, secret), now, compared);
+
+        let secret = Some("Zx81kQp0aVn3Wc7dRt5Y");
+        match treated(secret, &[]).treated {
+            Treated::Refused(refused) => assert_eq!(refused.reason, Refusal::HashMismatch),
+            other => panic!("{other:?}"),
+        }
+        let done = treated(secret, &compared);
+        assert!(done.is_pair, "it has a hash, whether it is looked at or not");
+        for (done, given) in [(done, GivenScheme::Plaintext), (treated(None, &compared), GivenScheme::Bcrypt)] {
+            match done.treated {
+                Treated::Key { key, .. } => assert_eq!(key.given, given),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }

@@ -1,14 +1,19 @@
 //! Whether a key of a source is what Keystead has of it: its outcome, its organization, its id and its hash.
+//! `settings` compares what the key may.
 //! Looks everything up in the database, never in what is remembered, and changes nothing.
-//! Must not show material. Invariant: what Keystead would refuse to bring in is told as that, in its own words.
+//! Must not show material. Invariant: what Keystead would refuse to bring in is told as that, in its own words; and a
+//! row that it takes for a key of another row is compared with that key.
+
+mod settings;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
+use self::settings::{may_differ, settings_differ};
 use super::{
     ImportError, actor,
     batches::{KeyBatch, KeyRow},
@@ -36,6 +41,13 @@ const AT_ONCE: usize = 256;
 
 /// How a key is counted that may less here than its row says, since it was changed here.
 const ENDED: &str = "ENDED_SINCE";
+/// How a key is counted that came as a digest, and of which the source has only a slow hash by now.
+pub(super) const HASHED: &str = "HASHED_SINCE";
+const HASHED_WORDS: &str = "the row came with the key or its SHA-256, and has a slow hash by now, which cannot be \
+    compared without the key; --accept-refused lets it pass";
+
+/// How a row is counted that Keystead has no key of.
+const NOT_FOUND: &str = "NOT_FOUND";
 
 /// What was found of a row.
 pub(super) enum Found {
@@ -56,10 +68,27 @@ impl Found {
         Self::Differs { word, words: format!("{word}: {words}") }
     }
 
+    fn is_not_found(&self) -> bool {
+        matches!(self, Self::Differs { word, .. } if *word == NOT_FOUND)
+    }
+
+    fn is_hashed(&self) -> bool {
+        matches!(self, Self::AsExpected(word) if *word == HASHED)
+    }
+
     fn other_outcome(found: Outcome, expected: Outcome) -> Self {
         let word = found.as_str();
         Self::Differs { word, words: format!("{word}, not {}", expected.as_str()) }
     }
+}
+
+/// What `verify` looks at besides, and `contract` need not do again: it holds as long as the rows are the same.
+#[derive(Clone, Copy)]
+pub(super) struct Verifying<'j> {
+    /// Organizations that are not active in the source either.
+    pub(super) inactive: &'j HashSet<OrganizationId>,
+    /// Whether rows pass that came as a digest and cannot be compared any more.
+    pub(super) accept_refused: bool,
 }
 
 /// Compares the rows of one table of keys.
@@ -68,8 +97,21 @@ pub(super) struct Checker<'j> {
     /// The label of the source.
     pub(super) source: &'j str,
     pub(super) import_id: RecordId,
-    /// Organizations that are not active in the source either; `None` where `verify` has looked at that.
-    pub(super) inactive_there: Option<&'j HashSet<OrganizationId>>,
+    /// `None` where `verify` has looked at that, and passed.
+    pub(super) verifying: Option<Verifying<'j>>,
+}
+
+/// What was found of a row at first.
+struct Seen {
+    found: Found,
+    /// Whether what the key may is still to be compared.
+    may_differ: bool,
+}
+
+impl From<Found> for Seen {
+    fn from(found: Found) -> Self {
+        Self { found, may_differ: false }
+    }
 }
 
 impl Checker<'_> {
@@ -80,10 +122,15 @@ impl Checker<'_> {
     pub(super) async fn check(&self, batch: &KeyBatch) -> Result<Vec<Found>, ImportError> {
         let held = self.held(batch).await?;
         let looked_up = batch.keys.iter().map(|row| self.check_row(row, &held, batch.now));
-        let mut found: Vec<Found> = stream::iter(looked_up).buffered(AT_ONCE).try_collect().await?;
-        self.look_at_organizations(batch, &mut found).await?;
+        let seen: Vec<Seen> = stream::iter(looked_up).buffered(AT_ONCE).try_collect().await?;
+        let mut found = self.look_at_settings(batch, seen).await?;
         self.explain(batch, &mut found).await?;
+        // Last: it is the organization of keys of other rows too.
+        self.look_at_organizations(batch, &mut found).await?;
         for (row, found) in batch.keys.iter().zip(&mut found) {
+            if found.is_hashed() && self.verifying.is_some_and(|verifying| !verifying.accept_refused) {
+                *found = Found::differs(HASHED, HASHED_WORDS);
+            }
             match row.stay_problem {
                 Some(NO_HASH_STAYS) => {
                     *found = Found::differs(NO_HASH_STAYS, "no hash would be left of the key when it is dropped");
@@ -95,6 +142,21 @@ impl Checker<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Compares what the keys may that a digest leads to, where that is not known to be the same. Few are looked up:
+    /// those that differ, and those with credits.
+    async fn look_at_settings(&self, batch: &KeyBatch, seen: Vec<Seen>) -> Result<Vec<Found>, ImportError> {
+        let digest_of = |row: &KeyRow, seen: &Seen| row.item.key.material.digest().copied().filter(|_| seen.may_differ);
+        let digests: Vec<Digest> =
+            batch.keys.iter().zip(&seen).filter_map(|(row, seen)| digest_of(row, seen)).collect();
+        let held = imported_keys::list_by_digests(self.context.store.control(), &digests).await?;
+        let held: HashMap<Digest, Held> = held.into_iter().filter_map(|held| Some((held.digest?, held))).collect();
+        let compared = batch.keys.iter().zip(seen).map(|(row, seen)| {
+            let held = digest_of(row, &seen).and_then(|digest| held.get(&digest));
+            held.and_then(|held| settings_differ(row, held)).unwrap_or(seen.found)
+        });
+        Ok(compared.collect())
     }
 
     /// A key that should be `VALID` is not where its organization is inactive. That is as it should be where it is so
@@ -112,7 +174,10 @@ impl Checker<'_> {
             if !stands || expected(row, batch.now) != Outcome::Valid {
                 continue;
             }
-            *found = if self.inactive_there.is_none_or(|inactive| inactive.contains(&id)) {
+            let is_so_there = self.verifying.is_none_or(|verifying| verifying.inactive.contains(&id));
+            *found = if found.is_hashed() && (is_so_there || *etag > 1) {
+                Found::AsExpected(HASHED)
+            } else if is_so_there {
                 Found::AsExpected(Outcome::OrganizationInactive.as_str())
             } else if *etag > 1 {
                 Found::AsExpected(ENDED)
@@ -132,22 +197,17 @@ impl Checker<'_> {
         Ok(held.into_iter().filter_map(|held| Some((held.source_id.clone()?, held))).collect())
     }
 
-    async fn check_row(
-        &self,
-        row: &KeyRow,
-        held: &HashMap<String, Held>,
-        now: Timestamp,
-    ) -> Result<Found, ImportError> {
+    async fn check_row(&self, row: &KeyRow, held: &HashMap<String, Held>, now: Timestamp) -> Result<Seen, ImportError> {
         match &row.item.key.material {
             Material::Digest(digest) => self.check_digest(row, *digest, now).await,
-            Material::Slow(_) | Material::Missing => Ok(match held.get(&row.id) {
+            Material::Slow(_) | Material::Missing => Ok(Seen::from(match held.get(&row.id) {
                 Some(held) => check_held(row, held, now),
-                None => Found::differs("NOT_FOUND", "Keystead has no key from this row"),
-            }),
+                None => Found::differs(NOT_FOUND, "Keystead has no key from this row"),
+            })),
         }
     }
 
-    async fn check_digest(&self, row: &KeyRow, digest: Digest, now: Timestamp) -> Result<Found, ImportError> {
+    async fn check_digest(&self, row: &KeyRow, digest: Digest, now: Timestamp) -> Result<Seen, ImportError> {
         let (found, key) = service::peek_outcome(self.context, digest, now).await?;
         let expected = expected(row, now);
         // Organizations are looked at afterwards.
@@ -155,16 +215,24 @@ impl Checker<'_> {
         if !is_expected {
             let held = imported_keys::list_by_digests(self.context.store.control(), &[digest]).await?;
             let is_ended = held.first().is_some_and(|held| was_ended_here(held, row, now));
-            return Ok(if is_ended { Found::AsExpected(ENDED) } else { Found::other_outcome(found, expected) });
+            let ended = if is_ended { Found::AsExpected(ENDED) } else { Found::other_outcome(found, expected) };
+            return Ok(Seen::from(ended));
         }
-        let elsewhere = key.and_then(|key| {
+        let elsewhere = key.as_ref().and_then(|key| {
             let differs = place_differs(row, key.id, key.organization_id);
             differs.or_else(|| end_differs(row, key.expire_time))
         });
-        Ok(elsewhere.unwrap_or_else(|| Found::AsExpected(found.as_str())))
+        Ok(match elsewhere {
+            Some(differs) => Seen::from(differs),
+            None => Seen {
+                found: Found::AsExpected(found.as_str()),
+                may_differ: key.is_some_and(|key| may_differ(&row.item.key, &key)),
+            },
+        })
     }
 
-    /// Finds out which rows differ because the import refuses them.
+    /// Finds out which rows differ because the import refuses them, and compares those that have no key of their own
+    /// because it takes them for the key of another row.
     async fn explain(&self, batch: &KeyBatch, found: &mut [Found]) -> Result<(), ImportError> {
         let differs = |found: &Found| matches!(found, Found::Differs { .. });
         let items: Vec<_> = batch
@@ -178,17 +246,29 @@ impl Checker<'_> {
             return Ok(());
         }
         let (import_id, source) = (self.import_id, self.source.to_owned());
-        let asked = ImportBatch { import_id, source, items, after: None, position: None, refused: 0 };
+        let (after, position, planned, rooms) = (None, None, Vec::new(), BTreeMap::new());
+        let asked = ImportBatch { import_id, source, items, after, position, refused: 0, planned, rooms };
         let results = service::import_batch(self.context, actor(), asked, true).await?;
-        for (found, result) in found.iter_mut().filter(|found| differs(found)).zip(results) {
+        let mut duplicates = Vec::new();
+        let unexplained = batch.keys.iter().zip(found.iter_mut()).filter(|(_, found)| differs(found));
+        for ((row, found), result) in unexplained.zip(results) {
             match result {
                 // Of one that came before, what differs is known better: somebody's present key would not be here.
                 ItemResult::Refused(refused) if refused.reason == Refusal::RowChanged => {}
                 ItemResult::Refused(refused) => *found = Found::Refused(refused),
+                ItemResult::Duplicate(Some(id)) if found.is_not_found() => duplicates.push((row, found, id)),
                 ItemResult::Created(_)
                 | ItemResult::WouldCreate
                 | ItemResult::Existing(_)
                 | ItemResult::Duplicate(_) => {}
+            }
+        }
+        let ids: Vec<KeyId> = duplicates.iter().map(|(_, _, id)| *id).collect();
+        let held = imported_keys::list_by_ids(self.context.store.control(), &ids).await?;
+        let held: HashMap<KeyId, Held> = held.into_iter().map(|held| (held.id, held)).collect();
+        for (row, found, id) in duplicates {
+            if let Some(held) = held.get(&id) {
+                *found = check_held(row, held, batch.now);
             }
         }
         Ok(())
@@ -224,8 +304,16 @@ fn end_differs(row: &KeyRow, expire_time: Option<Timestamp>) -> Option<Found> {
     is_later.then(|| Found::differs("EXPIRES_LATER", "the key lives longer than the row says"))
 }
 
-/// A key that came from this row, and that no digest of the source leads to.
+/// The key of a row that has no digest in the source.
 fn check_held(row: &KeyRow, held: &Held, now: Timestamp) -> Found {
+    match compare_held(row, held, now) {
+        Found::AsExpected(word) => settings_differ(row, held).unwrap_or(Found::AsExpected(word)),
+        found @ (Found::Refused(_) | Found::Differs { .. }) => found,
+    }
+}
+
+/// The same, what the key may left aside.
+fn compare_held(row: &KeyRow, held: &Held, now: Timestamp) -> Found {
     let differs = place_differs(row, held.id, held.organization_id);
     if let Some(differs) = differs.or_else(|| end_differs(row, held.expire_time)) {
         return differs;
@@ -238,8 +326,9 @@ fn check_held(row: &KeyRow, held: &Held, now: Timestamp) -> Found {
             Some(stored) if stored == mark_of(hash) => "UPGRADED",
             // Its secret was changed here, before the old one was ever presented.
             Some(stored) if stored == hash.expose() && held.etag > 1 => ENDED,
-            None if held.etag > 1 => ENDED,
-            Some(_) | None => return Found::differs("OTHER_HASH", "the key came from another hash"),
+            // It came as a digest. Whether this is a hash of the same key, nobody can tell who has not the key.
+            None => HASHED,
+            Some(_) => return Found::differs("OTHER_HASH", "the key came from another hash"),
         },
         (Material::Slow(hash), Scheme::Bcrypt | Scheme::Argon2) => {
             if held.stored_hash.as_deref() != Some(hash.expose()) {
@@ -256,7 +345,11 @@ fn check_held(row: &KeyRow, held: &Held, now: Timestamp) -> Found {
     if found == expected {
         return Found::AsExpected(word);
     }
-    if was_ended_here(held, row, now) { Found::AsExpected(ENDED) } else { Found::other_outcome(found, expected) }
+    if !was_ended_here(held, row, now) {
+        return Found::other_outcome(found, expected);
+    }
+    // A key that has ended is compared no better.
+    Found::AsExpected(if word == HASHED { HASHED } else { ENDED })
 }
 
 /// Whether somebody has revoked, disabled or rotated the key in Keystead since it came over, so that it may less than
@@ -271,3 +364,6 @@ fn was_ended_here(held: &Held, row: &KeyRow, now: Timestamp) -> bool {
     let key = &row.item.key;
     held.etag > 1 && rank(held.status, held.expire_time) > rank(key.status, key.expire_time)
 }
+
+#[cfg(test)]
+mod tests;

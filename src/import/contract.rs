@@ -2,8 +2,9 @@
 //! empty, with `--down`.
 //!
 //! What is about to go is noted in Keystead before it does, so that it can be put back whenever the process dies; what
-//! was noted and is still there is no fault. Then the tables are locked, their rows must be the verified ones, and each
-//! of them what Keystead has at that moment: what `verify` has found may have been changed in Keystead since.
+//! was noted and is still there is no fault. Then writers are locked out, the rows must be the verified ones, and each
+//! of them what Keystead has at that moment: what `verify` has found may have been changed in Keystead since. Readers
+//! wait only for the drop itself, where the source can do that.
 //! Must not touch a table that was not verified. Invariant: nothing is dropped of which the fingerprint, taken under
 //! the lock that the drop holds, is another than the verified one, nor by statements that nobody was shown.
 
@@ -29,17 +30,25 @@ use super::{
 };
 use crate::{
     config::SourceUrl,
+    domain::ids::RecordId,
+    random,
     service::Context,
     store::imports::{self, Import, ImportKind},
 };
 
 /// Rows that are read at once under the lock.
 const BATCH: usize = 2000;
+/// How often others may be first to note something of the same table.
+const NOTES_MAX: usize = 20;
 /// What nobody should expect of `--down`.
 const NEVER_BACK: &str = "The keys themselves cannot come back: only their digests are in Keystead.";
 /// What nobody should expect before it.
 const DOWN_IS_EMPTY: &str =
     "What is dropped cannot come back: --down creates the columns and their indexes again, with NULL in every row.";
+
+/// What to do where a column has gone before.
+const GONE_BEFORE: &str = "columns of this source were dropped before: create them again with `keystead import \
+     contract --down`, or take out of drop = [...] what is gone already";
 
 /// What is kept in Keystead of what goes from a table.
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,6 +58,16 @@ struct Noted {
     /// Whether it has gone; until then it is what somebody was about to do.
     #[serde(default)]
     dropped: bool,
+    /// Another one each time, so that nobody takes another's for its own.
+    #[serde(default)]
+    id: String,
+}
+
+/// What was noted of a table, and what stood there before.
+struct Note {
+    import_id: RecordId,
+    before: String,
+    after: String,
 }
 
 /// A table of which something is dropped, or was.
@@ -74,7 +93,7 @@ pub async fn contract_plan(
         return Ok(report(mapping, true, statements, tables, vec![NEVER_BACK.to_owned()]));
     }
     let targets = targets(context, mapping).await?;
-    let plans = describe(source, &drops(&targets)).await?;
+    let plans = drop_plans(source, &targets).await?;
     let mut remarks: Vec<String> = plans.iter().map(|plan| plan.remains.clone()).collect();
     remarks.push(DOWN_IS_EMPTY.to_owned());
     Ok(report(mapping, false, statements(&plans), names(&targets), remarks))
@@ -102,17 +121,17 @@ pub async fn contract(job: &ContractJob<'_>) -> Result<ContractReport, ImportErr
         return put_back(context, source, mapping, shown).await;
     }
     let targets = targets(context, mapping).await?;
-    let plans = describe(source, &drops(&targets)).await?;
+    let plans = drop_plans(source, &targets).await?;
     let statements = statements(&plans);
     check_shown(&statements, shown)?;
+    let mut notes = Vec::with_capacity(plans.len());
     for (target, plan) in targets.iter().zip(&plans) {
-        note(context, &target.import, &noted(&target.import, &plan.undo, false)?).await?;
+        notes.push(note(context, target.import.id, &plan.undo, false).await?);
     }
     match drop_columns(job, &targets, &plans).await {
         Ok(()) => {
             for (target, plan) in targets.iter().zip(&plans) {
-                let done = noted(&target.import, &plan.undo, true)?;
-                if let Err(error) = note(context, &target.import, &done).await {
+                if let Err(error) = note(context, target.import.id, &plan.undo, true).await {
                     // It is done all the same.
                     let name = &target.table.table.name;
                     let words = format!("that columns of {name:?} are gone could not be noted: {error}");
@@ -123,8 +142,9 @@ pub async fn contract(job: &ContractJob<'_>) -> Result<ContractReport, ImportErr
         }
         Err(end) => {
             if end.is_untouched {
-                for target in &targets {
-                    note(context, &target.import, &target.import.contracted).await?;
+                // Whoever has noted something since means to drop it, or has.
+                for Note { import_id, before, after } in &notes {
+                    imports::set_contracted(context.store.write(), *import_id, after, before).await?;
                 }
             }
             Err(end.error)
@@ -159,7 +179,7 @@ impl End {
 async fn drop_columns(job: &ContractJob<'_>, targets: &[Target<'_>], plans: &[DropPlan]) -> Result<(), End> {
     let tables: Vec<&str> = targets.iter().map(|target| target.table.table.name.as_str()).collect();
     let mut contract = Contract::begin(job.source, &tables).await.map_err(End::untouched)?;
-    if let Err(error) = check_unchanged(job, &mut contract, targets, plans).await {
+    if let Err(error) = check_unchanged(job, &mut contract, &tables, targets, plans).await {
         contract.rollback().await;
         return Err(End::untouched(error));
     }
@@ -178,15 +198,22 @@ async fn drop_columns(job: &ContractJob<'_>, targets: &[Target<'_>], plans: &[Dr
 }
 
 /// Under the lock: the rows must be those that were verified, each what Keystead has, and what depends on the columns
-/// what was shown.
+/// what was shown. Readers go on until nothing is left to be done but that last look, and the drop.
 async fn check_unchanged(
     job: &ContractJob<'_>,
     contract: &mut Contract,
+    tables: &[&str],
     targets: &[Target<'_>],
     plans: &[DropPlan],
 ) -> Result<(), ImportError> {
-    for (target, plan) in targets.iter().zip(plans) {
+    for target in targets {
         check_rows(job, contract, target).await?;
+    }
+    contract.keep_readers_out(tables).await?;
+    if job.stop.is_cancelled() {
+        return Err(ImportError::GivenUp);
+    }
+    for (target, plan) in targets.iter().zip(plans) {
         let (name, drop) = (&target.table.table.name, &target.table.drop);
         if contract.plan_drop(name, drop).await? != *plan {
             let words = format!("what depends on the columns of {name:?} has changed: look at the statements again");
@@ -201,11 +228,12 @@ async fn check_rows(job: &ContractJob<'_>, contract: &mut Contract, target: &Tar
     let (name, verified) = (&table.table.name, Verified::parse(&import.fingerprint));
     let (context, source) = (job.context, job.mapping.source.as_str());
     let mut findings = Findings::begin(name, ImportKind::Keys, None, job.tell, verified.accept_refused);
-    let checker = Checker { context, source, import_id: import.id, inactive_there: None };
+    let checker = Checker { context, source, import_id: import.id, verifying: None };
     let mut places = Places::new(job.mapping);
     let reader = Arc::new(TableReader::new(job.mapping, table, verified.allow_weak));
     let rows = RowBatches::locked(contract, job.stop, reader.ask.clone(), BATCH);
-    let mut batches = KeyBatches::new(rows, context, reader, &mut places, Some(Fingerprint::new(table)));
+    let batches = KeyBatches::new(rows, context, reader, &mut places, Some(Fingerprint::new(table)));
+    let mut batches = batches.compared_before(table);
     compare(&mut batches, &checker, &mut findings).await?;
     let fingerprint = batches.fingerprint.take().map(Fingerprint::finish).unwrap_or_default();
     let mismatches = findings.finish().mismatches;
@@ -237,7 +265,8 @@ async fn put_back(
     check_shown(&all, shown)?;
     let statements = down(source, &undos).await?;
     for import in &imports {
-        note(context, import, "").await?;
+        // What was noted since went after these came back, or is about to go.
+        imports::set_contracted(context.store.write(), import.id, &import.contracted, "").await?;
     }
     let tables = undos.into_iter().map(|undo| undo.table).collect();
     Ok(report(mapping, true, statements, tables, Vec::new()))
@@ -291,8 +320,21 @@ fn undo_of(import: &Import) -> Result<Option<Undo>, ImportError> {
     serde_json::from_str(&import.contracted).map(|noted: Noted| Some(noted.undo)).map_err(unreadable)
 }
 
+/// Notes what goes from a table, or has gone, besides what stands there, which others may be changing.
+async fn note(context: &Context, import_id: RecordId, undo: &Undo, dropped: bool) -> Result<Note, ImportError> {
+    for _ in 0..NOTES_MAX {
+        let Some(import) = imports::find_by_id(context.store.control(), import_id).await? else { break };
+        let id = RecordId::new(context.clock.now(), random::bytes()).to_string();
+        let after = noted(&import, undo, dropped, id)?;
+        if imports::set_contracted(context.store.write(), import_id, &import.contracted, &after).await? {
+            return Ok(Note { import_id, before: import.contracted, after });
+        }
+    }
+    Err(ImportError::Refused("it cannot be noted: what is noted of the table was changed meanwhile".to_owned()))
+}
+
 /// What is to be noted: what goes now, and what went before.
-fn noted(import: &Import, undo: &Undo, dropped: bool) -> Result<String, ImportError> {
+fn noted(import: &Import, undo: &Undo, dropped: bool, id: String) -> Result<String, ImportError> {
     let mut all = undo.clone();
     if let Some(before) = undo_of(import)? {
         let is_new = |name: &String| !undo.columns.iter().any(|column| column.name == *name);
@@ -300,12 +342,18 @@ fn noted(import: &Import, undo: &Undo, dropped: bool) -> Result<String, ImportEr
         let is_new = |name: &String| !undo.indexes.iter().any(|index| index.name == *name);
         all.indexes.extend(before.indexes.into_iter().filter(|index| is_new(&index.name)));
     }
-    let noted = Noted { undo: all, dropped };
+    let noted = Noted { undo: all, dropped, id };
     serde_json::to_string(&noted).map_err(|error| ImportError::Refused(format!("it cannot be noted: {error}")))
 }
 
-async fn note(context: &Context, import: &Import, contracted: &str) -> Result<(), ImportError> {
-    Ok(imports::set_contracted(context.store.write(), import.id, contracted).await?)
+/// What it means to drop the columns of these tables.
+async fn drop_plans(source: &SourceUrl, targets: &[Target<'_>]) -> Result<Vec<DropPlan>, ImportError> {
+    match describe(source, &drops(targets)).await {
+        Err(SourceError::Mapping(words)) if targets.iter().any(|target| !target.import.contracted.is_empty()) => {
+            Err(ImportError::Mapping(format!("{words}\n{GONE_BEFORE}")))
+        }
+        described => Ok(described?),
+    }
 }
 
 fn drops(targets: &[Target<'_>]) -> Vec<(String, Vec<String>)> {

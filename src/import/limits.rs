@@ -30,6 +30,15 @@ use crate::{
 /// The highest count of a window.
 const COUNT_MAX: i64 = 1_000_000_000_000;
 
+/// What the operator should know before windows come over: servers leave no trace of where they count.
+pub(super) fn remark(context: &Context, mapping: &Mapping) -> Option<&'static str> {
+    let counts_in_redis = context.limits.shared().is_some_and(|shared| shared.redis().is_some());
+    (!mapping.limits.is_empty() && !counts_in_redis).then_some(
+        "what limits have counted goes to the database: where servers count in Redis, this command needs their \
+         --redis-url (KEYSTEAD_REDIS_URL) too, or nobody goes on from it",
+    )
+}
+
 /// A table of what limits have counted.
 pub(super) struct Limits {
     columns: Columns,

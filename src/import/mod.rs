@@ -6,7 +6,7 @@
 //! any more; `status` tells how far all of it is; `report` is what they come to.
 //! Must not print, and must not show a key or a hash to anybody. Invariant: whenever a run ends, by whatever, the next
 //! one brings in what is left and nothing twice; memory is bounded by two batches, however long a table is. `plan`
-//! alone needs more: it remembers the digest and the id of each key that a run would create, some 200 bytes a key.
+//! alone needs more, for all that a run would create: `planned.rs` says what and how much.
 
 mod batches;
 mod checks;
@@ -66,7 +66,8 @@ pub struct Options {
     pub batch: usize,
     /// Where the ids of refused rows go; `None` for a file named after the source in the working directory.
     pub refused_file: Option<PathBuf>,
-    /// Whether rows that the import refuses pass a verification.
+    /// Whether rows that the import refuses, or that cannot be compared any more, pass a verification, and refused ones
+    /// do not keep a run from past requests.
     pub accept_refused: bool,
 }
 

@@ -13,12 +13,8 @@ use super::{
     values::trim,
 };
 use crate::{
-    domain::{
-        ids::{OrganizationId, RecordId},
-        organization::Organization,
-        time::Timestamp,
-    },
-    service::{self, Context, OrganizationItem, RowBatch, RowResult, ServiceError},
+    domain::{organization::Organization, time::Timestamp},
+    service::{self, Context, OrganizationItem, ServiceError, TakenNames},
     store::imports::Import,
 };
 
@@ -51,37 +47,37 @@ impl Organizations {
     ) -> Result<BatchCounts, ServiceError> {
         let (mut counts, read, items) = self.read(rows, context.clock.now());
         let batch = counts.batch_of(import.id, after, rows, items);
-        let results = self.bring(context, batch, false).await?;
+        let results = service::import_organizations(context, actor(), self.source.clone(), batch).await?;
         counts.count(read, results);
         Ok(counts)
     }
 
-    /// Tells what would become of rows, and gives the organizations that would be there then.
+    /// Tells what would become of rows beside what is here now, and gives the organizations that would be new.
     ///
     /// # Errors
     /// The store's own.
     pub(super) async fn plan_batch(
         &self,
-        context: &Arc<Context>,
+        context: &Context,
         rows: &[Row],
-    ) -> Result<(BatchCounts, Vec<OrganizationId>), ServiceError> {
-        let (mut counts, read, items) = self.read(rows, context.clock.now());
-        let ids: Vec<OrganizationId> = items.iter().map(|item| item.organization.id).collect();
-        let batch = counts.batch_of(RecordId::from_u128(0), "", rows, items);
-        let results = self.bring(context, batch, true).await?;
-        let is_there = |result: &RowResult| !matches!(result, RowResult::Refused(_));
-        let there = ids.into_iter().zip(&results).filter(|(_, result)| is_there(result)).map(|(id, _)| id).collect();
-        counts.count(read, results);
-        Ok((counts, there))
+    ) -> Result<(BatchCounts, Vec<Organization>), ServiceError> {
+        self.plan_next(context, rows, &mut TakenNames::default()).await
     }
 
-    async fn bring(
+    /// The same beside what batches before these rows would have taken by then, to which theirs is added.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(super) async fn plan_next(
         &self,
-        context: &Arc<Context>,
-        batch: RowBatch<OrganizationItem>,
-        dry_run: bool,
-    ) -> Result<Vec<RowResult>, ServiceError> {
-        service::import_organizations(context, actor(), self.source.clone(), batch, dry_run).await
+        context: &Context,
+        rows: &[Row],
+        taken: &mut TakenNames,
+    ) -> Result<(BatchCounts, Vec<Organization>), ServiceError> {
+        let (mut counts, read, items) = self.read(rows, context.clock.now());
+        let (results, new) = service::plan_organizations(context, &items, taken).await?;
+        counts.count(read, results);
+        Ok((counts, new))
     }
 
     /// The rows that could be read, and what they say.

@@ -54,6 +54,14 @@ impl<'m> Step<'m> {
         }
     }
 
+    /// Whether rows of usage stand or fall with rows of this table: keys, or the organizations that have them.
+    pub(super) const fn is_referred_to(self) -> bool {
+        match self {
+            Self::Organizations(_) | Self::Keys(_) => true,
+            Self::Usage(_) | Self::Limits(_) => false,
+        }
+    }
+
     /// What is read of the table.
     pub(super) fn ask(self) -> Ask {
         self.table().ask()
@@ -64,7 +72,7 @@ impl<'m> Step<'m> {
 pub(super) struct Stage<'m> {
     pub(super) step: Step<'m>,
     pub(super) import: Import,
-    /// Whether this pass has been through it before the process that began it ended.
+    /// Whether this pass has been through it, or left it out, before the process that began it ended.
     pub(super) done: bool,
 }
 
@@ -91,7 +99,7 @@ pub(super) async fn begin<'m>(context: &Context, mapping: &'m Mapping) -> Result
     for (at, (step, import)) in steps.iter().zip(&mut found).enumerate() {
         let done = under_way.is_some_and(|under_way| at < under_way);
         if let Some(import) = import
-            && import.state == ImportState::Done
+            && import.state != ImportState::Running
             && !done
         {
             *import = mark(context, *step, import.clone()).await?;
@@ -102,7 +110,7 @@ pub(super) async fn begin<'m>(context: &Context, mapping: &'m Mapping) -> Result
             Some(import) => import,
             None => insert(context, mapping, step).await?,
         };
-        let done = import.state == ImportState::Done && under_way.is_some_and(|under_way| at < under_way);
+        let done = import.state != ImportState::Running && under_way.is_some_and(|under_way| at < under_way);
         stages.push(Stage { step, import, done });
     }
     Ok((stages, resumed))
@@ -135,8 +143,8 @@ async fn insert(context: &Context, mapping: &Mapping, step: Step<'_>) -> Result<
     Ok(imports::find_or_insert(context.store.write(), &new).await?)
 }
 
-/// Marks a table that is done as one that is to be gone through again. Requests of the past are only ever added to, and
-/// counted once: their pass goes on where the last one ended.
+/// Marks a table that a pass is over for as one that is to be gone through again. Requests of the past are only ever
+/// added to, and counted once: their pass goes on where the last one ended.
 async fn mark(context: &Context, step: Step<'_>, import: Import) -> Result<Import, ImportError> {
     let (db, now) = (context.store.write(), context.clock.now());
     match step {

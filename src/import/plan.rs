@@ -1,27 +1,33 @@
 //! `keystead import plan`: what a run would do, told without writing anything.
 //!
-//! It goes the same way as a run, with batches that are looked up and not written; `planned.rs` remembers what a run
-//! would have written by then.
+//! It goes the same way as a run, with batches that are looked up and not written. `planned.rs` remembers the keys that
+//! a run would have written by then, and `TakenNames` the organizations; the service decides with them as it does with
+//! what is there.
 //! Invariant: no row, no import and no refused file is written, and the source is read as a run reads it.
 
-use std::{collections::HashSet, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use super::{
     Event, ImportError, Job,
     batches::{KeyBatches, RowBatches},
-    limits::Limits,
+    limits::{self, Limits},
     mapping::{KeyTable, OrganizationTable},
     organizations::Organizations,
     passes::Step,
     places::Places,
-    planned::Planned,
+    planned::{CrowdedParts, Planned},
     report::{Report, TableReport},
     run::{check, check_organization, total},
-    treat::{OrganizationReader, TableReader},
+    treat::TableReader,
     usage::Usage,
     writer::{KeyWriter, Tally},
 };
-use crate::{domain::ids::RecordId, random, store::imports};
+use crate::{
+    domain::ids::RecordId,
+    random,
+    service::{SLOW_CANDIDATES_MAX, SLOW_LOOKED_UP_MAX, TakenNames},
+    store::imports::{self, ImportKind},
+};
 
 /// Tells what a run from the beginning would do. Usage goes on where the last run ended, as it does in a run.
 ///
@@ -43,21 +49,64 @@ pub async fn plan(job: &mut Job<'_>) -> Result<Report, ImportError> {
             Step::Usage(_) | Step::Limits(_) => plan_rows(job, step).await?,
         });
     }
-    for (id, count) in planned.crowded() {
-        (job.tell)(Event::Remark(&format!(
-            "organization {id} would have {count} bcrypt or Argon2 keys without look-up part: a secret that comes \
-             without key_id is compared with at most 200 of them at once; map look-up-id, or have callers send key_id"
-        )));
+    if let Some(words) = limits::remark(job.context, job.mapping) {
+        (job.tell)(Event::Remark(words));
     }
-    Ok(Report {
+    tell_crowded(job, &planned);
+    let mut report = Report {
         source: job.mapping.source.clone(),
         dry_run: true,
         resumed: false,
         interrupted: job.stop.is_cancelled(),
         tables,
+        withheld: Vec::new(),
         refused_file: None,
         elapsed: begun.elapsed(),
-    })
+    };
+    report.withheld = withheld(&report);
+    tell_withheld(job, &report);
+    Ok(report)
+}
+
+/// The tables of past requests that a run would leave out, of which there is something to be read.
+fn withheld(report: &Report) -> Vec<String> {
+    if report.refused_owners() == 0 {
+        return Vec::new();
+    }
+    let is_left_out = |table: &&TableReport| matches!(table.kind, ImportKind::Usage) && table.rows > 0;
+    report.tables.iter().filter(is_left_out).map(|table| table.table.clone()).collect()
+}
+
+fn tell_withheld(job: &Job<'_>, report: &Report) {
+    if report.withheld.is_empty() {
+        return;
+    }
+    let tables: Vec<String> = report.withheld.iter().map(|table| format!("{table:?}")).collect();
+    (job.tell)(Event::Remark(&format!(
+        "{} rows of organizations and keys would be refused: `run` then reads no past requests of {}, unless it is \
+         given --accept-refused",
+        report.refused_owners(),
+        tables.join(", ")
+    )));
+}
+
+/// Says where a secret would be compared with more slow keys than is good.
+fn tell_crowded(job: &Job<'_>, planned: &Planned) {
+    for (id, count) in planned.crowded() {
+        (job.tell)(Event::Remark(&format!(
+            "organization {id} would have {count} bcrypt or Argon2 keys without look-up part: a secret that comes \
+             without key_id is compared with at most {SLOW_CANDIDATES_MAX} of them at once; map look-up-id, or have \
+             callers send key_id"
+        )));
+    }
+    for CrowdedParts { organization_id, parts, keys_max } in planned.crowded_parts() {
+        (job.tell)(Event::Remark(&format!(
+            "organization {organization_id} would have {parts} look-up parts that more than {SLOW_LOOKED_UP_MAX} \
+             bcrypt or Argon2 keys share, one of them {keys_max}: a secret that comes without key_id is compared with \
+             all of them, behind other checks, as if they had none; map as look-up-id what tells keys apart, or have \
+             callers send key_id"
+        )));
+    }
 }
 
 async fn plan_organizations(
@@ -67,7 +116,7 @@ async fn plan_organizations(
     planned: &mut Planned,
 ) -> Result<TableReport, ImportError> {
     let step = Step::Organizations(table);
-    let (reading, reader) = (Organizations::new(job.mapping, table), OrganizationReader::new(job.mapping, table));
+    let (reading, mut taken) = (Organizations::new(job.mapping, table), TakenNames::default());
     let mut tally = Tally::new(&table.table.name, step.kind(), total(job, step).await?, 0, job.tell);
     let mut batches = RowBatches::new(&mut job.source, job.stop, step.ask(), job.options.batch, "");
     loop {
@@ -75,12 +124,10 @@ async fn plan_organizations(
         if rows.is_empty() {
             return Ok(tally.finish());
         }
-        let (counts, there) = reading.plan_batch(job.context, &rows).await?;
+        let (counts, new) = reading.plan_next(job.context, &rows, &mut taken).await?;
         tally.count(rows.len(), &counts);
-        let (there, now) = (there.into_iter().collect::<HashSet<_>>(), job.context.clock.now());
-        let read = rows.iter().filter_map(|row| reader.read(row, now).ok());
-        for organization in read.filter(|organization| there.contains(&organization.id)) {
-            planned.organizations.insert(organization.id);
+        for organization in new {
+            planned.add_organization(organization.id, organization.max_keys);
             places.plan(organization.id, organization.slug);
         }
     }

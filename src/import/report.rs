@@ -31,6 +31,9 @@ pub struct Report {
     pub interrupted: bool,
     /// In the order in which they were read.
     pub tables: Vec<TableReport>,
+    /// Tables of past requests that were left for a later pass, or would be, since rows that their keys come from were
+    /// refused.
+    pub withheld: Vec<String>,
     /// Where the ids of refused rows stand.
     pub refused_file: Option<PathBuf>,
     pub elapsed: Duration,
@@ -41,6 +44,13 @@ impl Report {
     #[must_use]
     pub fn refused(&self) -> u64 {
         self.tables.iter().map(|table| table.refused).sum()
+    }
+
+    /// How many of those are of organizations and of keys, which past requests refer to.
+    #[must_use]
+    pub fn refused_owners(&self) -> u64 {
+        let is_owner = |table: &&TableReport| matches!(table.kind, ImportKind::Organizations | ImportKind::Keys);
+        self.tables.iter().filter(is_owner).map(|table| table.refused).sum()
     }
 }
 

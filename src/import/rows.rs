@@ -90,6 +90,11 @@ pub(super) fn position_behind(after: &str, rows: &[Row]) -> String {
     last.map_or_else(|| after.to_owned(), |row| row.id.clone())
 }
 
+/// How many of these rows stand behind the position that they come to.
+pub(super) fn rows_behind(position: &str, rows: &[Row]) -> usize {
+    rows.iter().rev().take_while(|row| row.id != position).count()
+}
+
 /// Whether a row may have this id, or be referred to by it.
 pub(super) fn is_row_id(text: &str) -> bool {
     !text.is_empty() && text::check_plain(text, SOURCE_ID_LENGTH_MAX).is_ok()

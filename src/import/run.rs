@@ -4,6 +4,8 @@
 //! a run that was killed goes on there. Where it may be killed: before a batch commits, its refused rows may stand in
 //! the file and will again; after it, rows that Keystead itself refused may be missing in the file, which the next run
 //! notices and says; between two tables, the marks of `passes.rs` tell which are done.
+//! Past requests of a key that is not here are passed over for ever, since usage is read once: where organizations or
+//! keys were refused, a pass leaves usage as it is, unless the operator accepts the loss.
 //! Invariant: a position never stands behind a row that is neither in nor counted.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
@@ -11,14 +13,14 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
 use super::{
     Event, ImportError, Job,
     batches::{KeyBatches, RowBatches},
-    limits::Limits,
+    limits::{self, Limits},
     mapping::{Field, KeyTable},
     organizations::Organizations,
     passes::{self, Stage, Step},
     places::Places,
     refused_file::{self, RefusedFile},
     report::{Report, TableReport},
-    rows::{BatchCounts, position_behind},
+    rows::{BatchCounts, position_behind, rows_behind},
     source::{Row, SourceError},
     treat::{OrganizationRef, TableReader},
     usage::Usage,
@@ -26,7 +28,7 @@ use super::{
 };
 use crate::{
     service::{Context, ServiceError},
-    store::imports::{self, Import},
+    store::imports::{self, Advance, Import, ImportState},
 };
 
 /// Brings in what is left of a pass that was begun, or everything anew, of which nothing comes in twice.
@@ -51,28 +53,90 @@ pub async fn run(job: &mut Job<'_>) -> Result<Report, ImportError> {
     if resumed {
         tell_resumed(job, &stages, &written);
     }
-    let mut tables = Vec::new();
-    for stage in stages.iter().filter(|stage| !stage.done) {
-        if job.stop.is_cancelled() {
-            break;
-        }
-        tables.push(match stage.step {
-            Step::Keys(table) => bring_keys(job, stage, table, &mut places, &mut file).await?,
-            Step::Organizations(_) | Step::Usage(_) | Step::Limits(_) => bring_rows(job, stage, &mut file).await?,
-        });
-        if !job.stop.is_cancelled() {
-            imports::finish(job.context.store.write(), stage.import.id, job.context.clock.now()).await?;
-        }
+    if let Some(words) = limits::remark(job.context, job.mapping) {
+        (job.tell)(Event::Remark(words));
     }
+    let (tables, withheld) = bring(job, &stages, &mut places, &mut file).await?;
     Ok(Report {
         source: job.mapping.source.clone(),
         dry_run: false,
         resumed,
         interrupted: job.stop.is_cancelled(),
         tables,
+        withheld,
         refused_file: Some(PathBuf::from(file.path())),
         elapsed: begun.elapsed(),
     })
+}
+
+/// Goes through what this pass has not been through; gives the tables that it has been through now, and the names of
+/// those that it leaves out.
+async fn bring(
+    job: &mut Job<'_>,
+    stages: &[Stage<'_>],
+    places: &mut Places,
+    file: &mut RefusedFile,
+) -> Result<(Vec<TableReport>, Vec<String>), ImportError> {
+    let (mut tables, mut withheld, mut refused) = (Vec::new(), Vec::new(), 0);
+    for stage in stages {
+        let name = &stage.step.table().name;
+        if stage.step.is_referred_to() {
+            refused += u64::try_from(stage.import.refused_count).unwrap_or(0);
+        }
+        if stage.done {
+            if stage.import.state == ImportState::Withheld {
+                tell_left_for_later(job, name);
+                withheld.push(name.clone());
+            }
+            continue;
+        }
+        if job.stop.is_cancelled() {
+            break;
+        }
+        let mut state = ImportState::Done;
+        if refused > 0 && loses_history(job, stage).await? {
+            tell_withheld(job, name, refused);
+            withheld.push(name.clone());
+            state = ImportState::Withheld;
+        } else {
+            let report = match stage.step {
+                Step::Keys(table) => bring_keys(job, stage, table, places, file).await?,
+                Step::Organizations(_) | Step::Usage(_) | Step::Limits(_) => bring_rows(job, stage, file).await?,
+            };
+            if stage.step.is_referred_to() {
+                refused += report.refused;
+            }
+            tables.push(report);
+        }
+        if !job.stop.is_cancelled() {
+            imports::finish(job.context.store.write(), stage.import.id, state, job.context.clock.now()).await?;
+        }
+    }
+    Ok((tables, withheld))
+}
+
+/// Whether there are past requests to be read, and nobody has accepted that some of their keys are not here.
+async fn loses_history(job: &mut Job<'_>, stage: &Stage<'_>) -> Result<bool, ImportError> {
+    if job.options.accept_refused || !matches!(stage.step, Step::Usage(_)) {
+        return Ok(false);
+    }
+    let after = Some(stage.import.position.as_str()).filter(|position| !position.is_empty());
+    Ok(!job.source.read(&stage.step.ask(), after, 1).await?.is_empty())
+}
+
+fn tell_withheld(job: &Job<'_>, table: &str, refused: u64) {
+    let words = format!(
+        "table {table:?} was not read: {refused} rows of organizations and keys were refused, and past requests of a \
+         key that is not here would be passed over for ever; correct those rows or the mapping and run again, or let \
+         their requests go with --accept-refused"
+    );
+    (job.tell)(Event::Remark(&words));
+}
+
+/// Of a table that is not looked at again in this pass, whatever has become of the rows that were refused.
+fn tell_left_for_later(job: &Job<'_>, table: &str) {
+    let words = format!("table {table:?} was left out by the run that this one went on with: run once more");
+    (job.tell)(Event::Remark(&words));
 }
 
 /// Checks that every table is there as the mapping says; every problem of all of them at once.
@@ -215,10 +279,12 @@ async fn bring_rows(job: &mut Job<'_>, stage: &Stage<'_>, file: &mut RefusedFile
     let Some(mut table) = Rows::open(job, step).await? else { return Ok(tally.finish()) };
     let context = job.context;
     let mut batches = RowBatches::new(&mut job.source, job.stop, step.ask(), job.options.batch, &import.position);
-    let (mut after, mut pace) = (import.position.clone(), Pace::new());
+    let (mut after, mut pace, mut behind) = (import.position.clone(), Pace::new(), 0);
     let mut rows = batches.next().await?;
     while !rows.is_empty() {
         let position = position_behind(&after, &rows);
+        let unmoved = rows_behind(&position, &rows);
+        behind = if unmoved < rows.len() { unmoved } else { behind + unmoved };
         let write = async {
             let counts = table.write_batch(context, import, &after, &rows).await?;
             file.write(name, counts.refused.iter().map(|(id, refused)| (id.as_str(), refused)))?;
@@ -231,6 +297,11 @@ async fn bring_rows(job: &mut Job<'_>, stage: &Stage<'_>, file: &mut RefusedFile
         (after, rows) = (position, read?);
     }
     drop(batches);
+    if matches!(step, Step::Usage(_)) && behind > 0 {
+        // The next pass goes on from the position, and counts them again.
+        let taken_back = Advance { refused: -i64::try_from(behind).unwrap_or(i64::MAX), ..Advance::default() };
+        imports::advance(context.store.write(), import.id, &taken_back, context.clock.now()).await?;
+    }
     if matches!(step, Step::Usage(_)) && !job.stop.is_cancelled() {
         tell_left_out(job, step, rows_before(import) + tally.report.rows).await?;
     }

@@ -5,6 +5,7 @@
 
 mod beside;
 mod columns;
+mod hidden;
 mod material;
 mod organization;
 mod standing;
@@ -25,13 +26,15 @@ use super::{
     source::{Ask, Row},
     values::{
         ENTRIES_MAX, Kept, before_mask, hint_of_secret, last_characters, legal_name, parse_cidrs, parse_count,
-        parse_environment, parse_metadata, parse_scopes, prefix_of, split_display, trim,
+        parse_environment, parse_metadata, parse_request_count, parse_scopes, prefix_of, split_display, trim,
     },
 };
 use crate::domain::{
     Invalid,
     ids::KeyId,
-    import::{ImportedKey, LOOK_UP_LENGTH_MAX, LOOK_UP_LENGTH_MIN, Note, Refusal, Refused, WEAK_ENTRY},
+    import::{
+        ImportedKey, LOOK_UP_LENGTH_MAX, LOOK_UP_LENGTH_MIN, Note, Refusal, Refused, WEAK_ENTRY, gives_away, is_most_of,
+    },
     key::Environment,
     limits::Credits,
     scope::Scope,
@@ -170,9 +173,6 @@ impl TableReader {
         };
         notes.add_if(given.is_trimmed, Note::Trimmed);
         notes.add_if(given.is_weak, Note::Weak);
-        if let Some((text, _)) = columns.raw(row, Field::KeyId) {
-            self.check_hidden(&given, Field::KeyId, Refusal::BadKeyId, text)?;
-        }
         let source_id = read_source_id(row)?;
         let organization = self.read_organization(row, &mut notes)?;
         let standing = standing::read(columns, row, (self.zone, self.is_zone_stated), now)?;
@@ -180,23 +180,20 @@ impl TableReader {
         let (prefix, hint) = self.read_shown(row, &given)?;
         let is_scanned = given.is_slow() && look_up_id.is_none() && prefix.is_empty() && hint.is_empty();
         notes.add_if(is_scanned, Note::Scanned);
-        if let Some(revocation) = &standing.revocation {
-            self.check_hidden(&given, Field::RevocationNote, Refusal::BadRevocation, &revocation.note)?;
-        }
         let key = ImportedKey {
             kept_id,
             source_id,
             given: given.scheme,
             plaintext_as_digest: given.plaintext_as_digest,
             look_up_id,
-            name: self.read_name(row, &given, &mut notes)?,
+            name: self.read_name(row, &mut notes),
             environment: self.read_environment(row, &prefix)?,
             prefix,
             hint,
             status: standing.status,
             scopes: self.read_scopes(row)?,
             metadata: self.read_metadata(row, &given, &mut notes)?,
-            owner_id: self.read_owner(row, &given, &mut notes)?,
+            owner_id: self.read_owner(row, &mut notes)?,
             allowed_cidrs: columns
                 .read_filled(row, Field::AllowedCidrs, Refusal::BadAllowedCidrs, parse_cidrs)?
                 .unwrap_or_default(),
@@ -206,11 +203,12 @@ impl TableReader {
             expire_time: standing.expire_time,
             last_used_time: standing.last_used_time,
             request_count: columns
-                .read_filled(row, Field::RequestCount, Refusal::BadRequestCount, parse_count)?
+                .read_filled(row, Field::RequestCount, Refusal::BadRequestCount, parse_request_count)?
                 .unwrap_or_default(),
             revocation: standing.revocation,
             material: given.material,
         };
+        hidden::check(columns, row, given.secret, &key)?;
         Ok(Some((key, organization, notes.0)))
     }
 
@@ -251,13 +249,12 @@ impl TableReader {
     fn read_look_up_id(&self, row: &Row, given: &Given<'_>, notes: &mut Notes) -> Result<Option<String>, Refused> {
         let (field, reason) = (Field::LookUpId, Refusal::BadLookUpId);
         let Some(text) = self.read_reference(row, field, reason, notes)? else { return Ok(None) };
-        self.check_hidden(given, field, reason, text)?;
         let legal = check_look_up_id(text);
         if given.is_slow() {
             legal.map_err(|why| self.columns.refused(field, reason, &why))?;
             return Ok(Some(text.to_owned()));
         }
-        let begins = given.secret.is_none_or(|secret| secret.starts_with(text));
+        let begins = given.secret.is_none_or(|secret| secret.starts_with(text) && !is_most_of(text, secret));
         Ok((legal.is_ok() && begins).then(|| text.to_owned()))
     }
 
@@ -276,7 +273,6 @@ impl TableReader {
         }
         let hint = texts(Field::Hint, Refusal::BadHint)?.map(|hint| split_display(hint).1);
         let hint = hint.or(display.map(|(_, last)| last)).map(last_characters).unwrap_or_default();
-        self.check_hidden(given, Field::Prefix, Refusal::BadPrefix, prefix)?;
         let prefix = text::parse_plain(prefix, PREFIX_LENGTH_MAX);
         let prefix = prefix.map_err(|why| self.columns.refused(Field::Prefix, Refusal::BadPrefix, &why))?;
         let hint = text::parse_plain(hint, hint.len());
@@ -284,17 +280,16 @@ impl TableReader {
         Ok((prefix, hint))
     }
 
-    fn read_name(&self, row: &Row, given: &Given<'_>, notes: &mut Notes) -> Result<String, Refused> {
+    fn read_name(&self, row: &Row, notes: &mut Notes) -> String {
         let constant = self.columns.constant(Field::Name).unwrap_or(NAME);
-        let Some((raw, is_cut)) = self.columns.raw(row, Field::Name) else { return Ok(constant.to_owned()) };
-        self.check_hidden(given, Field::Name, Refusal::BadName, raw)?;
+        let Some((raw, is_cut)) = self.columns.raw(row, Field::Name) else { return constant.to_owned() };
         if let Some((name, is_changed)) = legal_name(raw) {
             notes.add_if(is_changed || is_cut, Note::NameChanged);
-            Ok(name.into_owned())
+            name.into_owned()
         } else {
             // White space alone is no name; what does not show at all was one to somebody.
             notes.add_if(!raw.trim().is_empty(), Note::NameChanged);
-            Ok(constant.to_owned())
+            constant.to_owned()
         }
     }
 
@@ -331,7 +326,8 @@ impl TableReader {
             read.unwrap_or_default()
         };
         let before = kept.entries.len();
-        kept.entries.retain(|name, value| !given.is_revealed_by(value) && !given.is_revealed_by(name));
+        let tells = |text: &str| gives_away(text, given.secret, &given.material);
+        kept.entries.retain(|name, value| !tells(value) && !tells(name));
         kept.cut |= kept.entries.len() < before;
         if given.is_weak {
             kept.keep_first(ENTRIES_MAX - 1);
@@ -341,20 +337,11 @@ impl TableReader {
         Ok(kept.entries)
     }
 
-    fn read_owner(&self, row: &Row, given: &Given<'_>, notes: &mut Notes) -> Result<String, Refused> {
+    fn read_owner(&self, row: &Row, notes: &mut Notes) -> Result<String, Refused> {
         let (field, reason) = (Field::OwnerId, Refusal::BadOwnerId);
         let text = self.read_reference(row, field, reason, notes)?;
         let text = text.or_else(|| self.columns.constant(field)).unwrap_or_default();
-        self.check_hidden(given, field, reason, text)?;
         text::parse_owner(text).map_err(|why| self.columns.refused(field, reason, &why))
-    }
-
-    fn check_hidden(&self, given: &Given<'_>, field: Field, reason: Refusal, text: &str) -> Result<(), Refused> {
-        if given.is_revealed_by(text) {
-            let why = Invalid::new("holds the secret, which must not be stored");
-            return Err(self.columns.refused(field, reason, &why));
-        }
-        Ok(())
     }
 }
 

@@ -287,6 +287,9 @@ fn owners_networks_counts_and_credits_are_held_to_the_contract() {
         ("owner-id", "o".repeat(201).as_str(), Refusal::BadOwnerId),
         ("allowed-cidrs", "300.0.2.0/24", Refusal::BadAllowedCidrs),
         ("request-count", "-1", Refusal::BadRequestCount),
+        // A sum of such ones would be too large for a database.
+        ("request-count", "1000000000001", Refusal::BadRequestCount),
+        ("request-count", "9223372036854775807", Refusal::BadRequestCount),
         ("request-count", "many", Refusal::BadRequestCount),
         ("credits-remaining", "-1", Refusal::BadCredits),
         ("credits-remaining", "1.5", Refusal::BadCredits),
@@ -313,13 +316,29 @@ fn a_limit_is_a_number_in_a_column() {
 
 #[test]
 fn what_is_stored_never_holds_the_secret() {
-    let text = format!("key {SECRET}");
-    for (field, reason) in [("name", Refusal::BadName), ("owner-id", Refusal::BadOwnerId)] {
-        assert_eq!(refused_with(&[(field, text.as_str())]), reason);
-        let hash = sha256_hex(SECRET);
-        assert_eq!(reason_of(treat(&[("sha256-hex", hash.as_str()), (field, SECRET)])), reason);
+    let (hash, revoked, spaced) = (sha256_hex(SECRET), ("status", "deleted"), format!(" {SECRET}\n"));
+    for (field, reason) in [
+        ("name", Refusal::BadName),
+        ("owner-id", Refusal::BadOwnerId),
+        ("scopes", Refusal::BadScopes),
+        ("revoked-by", Refusal::BadRevocation),
+        ("revocation-note", Refusal::BadRevocation),
+        ("revocation-reason", Refusal::BadRevocation),
+    ] {
+        let text = if field == "scopes" { format!("files:read app/{SECRET}") } else { format!("key {SECRET}") };
+        assert_eq!(refused_with(&[revoked, (field, text.as_str())]), reason, "{field}");
+        for text in [SECRET, spaced.as_str()] {
+            assert_eq!(reason_of(treat(&[("sha256-hex", hash.as_str()), revoked, (field, text)])), reason, "{field}");
+        }
     }
-    let metadata = format!(r#"{{"api_key":"{SECRET}","team":"billing"}}"#);
+    // What does not show is taken out of a name; the note is made of the reason, too.
+    let hidden = format!("{}\u{200e}{}", &SECRET[..9], &SECRET[9..]);
+    assert_eq!(refused_with(&[("name", hidden.as_str())]), Refusal::BadName);
+    let note = [("sha256-hex", hash.as_str()), revoked, ("revocation-reason", SECRET), ("revocation-note", "a note")];
+    assert_eq!(reason_of(treat(&note)), Refusal::BadRevocation);
+    let constant = format!("[keys.values]\nscopes = \"{SECRET}\"\n");
+    assert_eq!(reason_of(treat_with(&constant, false, &[("secret", SECRET)])), Refusal::BadScopes);
+    let metadata = format!(r#"{{"api_key":"{SECRET}","spaced":" {SECRET}","team":"billing"}}"#);
     for (field, cell) in [("secret", SECRET.to_owned()), ("sha256-hex", sha256_hex(SECRET))] {
         let (key, notes) = key_of(treat(&[(field, cell.as_str()), ("metadata", metadata.as_str())]));
         assert_eq!(key.metadata.into_keys().collect::<Vec<_>>(), ["team"]);
@@ -331,6 +350,8 @@ fn what_is_stored_never_holds_the_secret() {
     }
     let (key, _) = with(&[("prefix", SECRET)]);
     assert_eq!(key.prefix, "", "of a secret that is known its own beginning is shown");
+    assert_eq!(with(&[("look-up-id", &SECRET[..10])]).0.look_up_id.as_deref(), Some(&SECRET[..10]));
+    assert_eq!(with(&[("look-up-id", &SECRET[..11])]).0.look_up_id, None, "most of it is no beginning any more");
 }
 
 #[test]

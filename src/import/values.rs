@@ -14,7 +14,7 @@ use time::UtcOffset;
 pub use self::{
     lists::{parse_cidrs, parse_scopes},
     metadata::{ENTRIES_MAX, Kept, parse_metadata},
-    numbers::{parse_count, parse_micro_usd, parse_micros, parse_millis},
+    numbers::{parse_count, parse_micro_usd, parse_micros, parse_millis, parse_request_count},
     shown::{
         before_mask, hint_of_secret, last_characters, legal_name, prefix_of, reveals, slug_of, split_display, trim,
     },
@@ -29,6 +29,7 @@ use crate::domain::{
     organization::{SYSTEM_SLUG, parse_max_keys, parse_monthly_quota},
     secret::SecretPrefix,
     text,
+    usage_report::{REPORTED_AMOUNT_MAX, STATUS_CODE_MAX},
 };
 
 /// Reads a text that names an organization that may take keys from elsewhere: its slug or its id.
@@ -82,10 +83,10 @@ fn check_text(field: Field, text: &str) -> Result<(), Invalid> {
 }
 
 fn check_number(field: Field, text: &str) -> Result<(), Invalid> {
-    if field == Field::CostUsd {
-        return parse_micro_usd(text).map(drop);
+    if field == Field::RequestCount {
+        return parse_request_count(text).map(drop);
     }
-    let number = parse_count(text)?;
+    let number = if field == Field::CostUsd { parse_micro_usd(text)? } else { parse_count(text)? };
     if field == Field::CreditsRemaining {
         return Credits::parse(number, 0, None).map(drop);
     }
@@ -94,6 +95,12 @@ fn check_number(field: Field, text: &str) -> Result<(), Invalid> {
     }
     if field == Field::MonthlyQuota {
         return parse_monthly_quota(number).map(drop);
+    }
+    if [Field::Tokens, Field::CostUsd, Field::CostMicroUsd].contains(&field) && number > REPORTED_AMOUNT_MAX {
+        return Err(Invalid::new("must be at most 10^12"));
+    }
+    if field == Field::StatusCode && number > i64::from(STATUS_CODE_MAX) {
+        return Err(Invalid::new("must be 0 to 999"));
     }
     Ok(())
 }
@@ -156,6 +163,9 @@ mod tests {
             (Field::MaxKeys, "0"),
             (Field::SecretPrefix, "acme"),
             (Field::CostUsd, "0.5"),
+            (Field::RequestCount, "1000000000000"),
+            (Field::Tokens, "1000000000000"),
+            (Field::StatusCode, "999"),
         ] {
             assert_eq!(check(field, text), Ok(()), "{field:?}");
         }
@@ -176,6 +186,11 @@ mod tests {
             (Field::CreditsRemaining, "-1"),
             (Field::CreditsRemaining, "9000000000000"),
             (Field::MaxKeys, "9000000000"),
+            (Field::RequestCount, "1000000000001"),
+            (Field::Tokens, "1000000000001"),
+            (Field::CostMicroUsd, "1000000000001"),
+            (Field::CostUsd, "1000000.000001"),
+            (Field::StatusCode, "1000"),
             (Field::SecretPrefix, "ACME"),
             (Field::Secret, "Zx81kQp0aVn3Wc7d"),
         ] {

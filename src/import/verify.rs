@@ -2,7 +2,10 @@
 //! would answer. Nothing is charged, recorded or changed, but that the tables are noted as verified, or not.
 //!
 //! A row of which Keystead knows the digest is asked for like a secret that is presented (`service::peek_outcome`); one
-//! with a slow hash, or none, is looked up by the row that it came from. What differs is named by table and id.
+//! with a slow hash, or none, is looked up by the row that it came from, or as the key of another row. What a key may
+//! is compared as long as nobody has changed the key here. What differs is named by table and id. A slow hash cannot be
+//! compared with a digest: where a row has one that came with its key, it passes only if the operator accepts that, and
+//! is counted as accepted.
 //! Must not show a key. Invariant: a table counts as verified with the fingerprint of just those rows that were
 //! compared, and only where every row of every table was as it should be.
 
@@ -11,7 +14,7 @@ use std::{collections::HashSet, sync::Arc, time::Instant};
 use super::{
     ImportError, Job, Options,
     batches::{KeyBatches, RowBatches},
-    checks::Checker,
+    checks::{Checker, HASHED, Verifying},
     findings::{Findings, compare},
     fingerprint::{Fingerprint, Verified},
     mapping::{KeyTable, OrganizationTable},
@@ -99,13 +102,25 @@ async fn verify_keys(
     let total = total(job, step).await?;
     let mut findings = Findings::begin(&table.table.name, step.kind(), total, job.tell, job.options.accept_refused);
     let (context, source) = (job.context, job.mapping.source.as_str());
-    let checker = Checker { context, source, import_id: import.id, inactive_there: Some(inactive) };
+    let verifying = Verifying { inactive, accept_refused: job.options.accept_refused };
+    let checker = Checker { context, source, import_id: import.id, verifying: Some(verifying) };
     let reader = Arc::new(TableReader::new(job.mapping, table, job.options.allow_weak));
     let rows = RowBatches::new(&mut job.source, job.stop, reader.ask.clone(), job.options.batch, "");
     let mut batches = KeyBatches::new(rows, context, reader, places, Some(Fingerprint::new(table)));
     compare(&mut batches, &checker, &mut findings).await?;
     let fingerprint = batches.fingerprint.take().map(Fingerprint::finish).unwrap_or_default();
-    Ok((findings.finish(), fingerprint))
+    let mut report = findings.finish();
+    set_hashed_apart(&mut report);
+    Ok((report, fingerprint))
+}
+
+/// Rows that could not be compared are let pass where the operator accepts them. They are no rows that matched.
+fn set_hashed_apart(table: &mut VerifiedTable) {
+    if let Some(count) = table.outcomes.remove(HASHED) {
+        table.matched -= count;
+        table.accepted += count;
+        *table.reasons.entry(HASHED).or_default() += count;
+    }
 }
 
 /// Organizations must be there, whatever became of them since. Those that are not active in the source are added to
@@ -153,5 +168,23 @@ async fn verify_organizations(
             findings.mismatch(&row.id, "NOT_FOUND", "NOT_FOUND: Keystead has no such organization");
         }
         findings.advance(count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::imports::ImportKind;
+
+    #[test]
+    fn what_could_not_be_compared_is_counted_as_accepted_and_not_as_matched() {
+        let mut table = VerifiedTable::new("clients", ImportKind::Keys);
+        (table.rows, table.matched, table.accepted) = (6, 5, 1);
+        table.outcomes.extend([("VALID", 3), (HASHED, 2)]);
+        set_hashed_apart(&mut table);
+        assert_eq!((table.rows, table.matched, table.accepted, table.mismatches), (6, 3, 3, 0));
+        assert_eq!((table.outcomes.get(HASHED), table.reasons.get(HASHED)), (None, Some(&2)));
+        set_hashed_apart(&mut table);
+        assert_eq!((table.matched, table.accepted), (3, 3));
     }
 }

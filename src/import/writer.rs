@@ -4,6 +4,7 @@
 //! that Keystead refuses, right after it. Must not read the source. Invariant: each row is counted once, as one thing.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -150,6 +151,8 @@ impl KeyWriter<'_> {
             after: Some(self.after.clone()),
             position: position.clone(),
             refused: i64::try_from(refused.len()).unwrap_or(i64::MAX),
+            planned: Vec::new(),
+            rooms: BTreeMap::new(),
         };
         let results = service::import_batch(self.context, actor(), batch, false).await?;
         if let Some(position) = position {
@@ -159,7 +162,7 @@ impl KeyWriter<'_> {
         file.write(&table, late.iter().map(|(id, refused)| (id.as_str(), refused)))
     }
 
-    /// Tells what would become of a batch.
+    /// Tells what would become of a batch after those that came before it.
     ///
     /// # Errors
     /// The service's own.
@@ -172,9 +175,11 @@ impl KeyWriter<'_> {
             after: None,
             position: None,
             refused: 0,
+            planned: planned.met_by(self.import_id, &items),
+            rooms: planned.rooms(self.context, &items).await?,
         };
-        let mut results = service::import_batch(self.context, actor(), asked, true).await?;
-        planned.meet(self.context, &items, &mut results).await?;
+        let results = service::import_batch(self.context, actor(), asked, true).await?;
+        planned.remember(self.import_id, &items, &results);
         self.tally(batch.rows, batch.skipped, &batch.refused, sent, results);
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! Invariant: one digest is one key of one organization; a row that says otherwise is refused and named.
 
 mod classify;
+#[cfg(test)]
+mod classify_tests;
 mod places;
 
 use std::{
@@ -16,8 +18,8 @@ use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use self::{
-    classify::{Known, meets_hash, would_meet},
-    places::{lock_organizations, refuse_beyond_caps, refuse_stored_hashes, refuse_unplaced},
+    classify::{Known, NO_ID, meets_hash},
+    places::{Place, lock_organizations, refuse_beyond_caps, refuse_stored_hashes, refuse_unplaced},
 };
 use super::{Call, Context, ServiceError, create_key::find_open, import_rows};
 use crate::{
@@ -32,7 +34,7 @@ use crate::{
     random,
     store::{
         Database, audit_events, commit,
-        imported_keys::{self, NewImportedKey},
+        imported_keys::{self, Held, NewImportedKey},
         imports::{self, Advance, Import, ImportKind, NewImport},
         slow_keys::mark_of,
     },
@@ -51,7 +53,8 @@ pub enum ItemResult {
     Created(KeyId),
     /// In a dry run: it would be.
     WouldCreate,
-    /// The same row of the same source is here already.
+    /// The same row of the same source is here already. In a dry run with the nil id where it only would be, and keeps
+    /// none.
     Existing(KeyId),
     /// The organization has a key with this secret already, from another row or of its own. In a dry run `None` where
     /// that one would be created too.
@@ -72,6 +75,12 @@ pub struct ImportBatch {
     pub position: Option<String>,
     /// Rows up to there that were refused before they became items.
     pub refused: i64,
+    /// In a dry run: what batches before this one would have written, as far as these rows may meet it
+    /// ([`ImportItem::planned`]).
+    pub planned: Vec<Held>,
+    /// In a dry run: how many more keys organizations would take by then, `None` where they have no cap, those among
+    /// them that would be new. Of all others the database is asked.
+    pub rooms: BTreeMap<OrganizationId, Option<i64>>,
 }
 
 /// What a call of `ImportKeys` asks. Items that could not be read are refused already.
@@ -145,8 +154,14 @@ async fn bring_called(
         Some(imports::find_or_insert(&transaction, &import).await?)
     };
     let import_id = import.as_ref().map_or(id, |import: &Import| import.id);
-    let batch = ImportBatch { import_id, source, items, after: None, position: None, refused };
-    bring(&context, transaction, call.actor(), batch, dry_run, now).await
+    let (planned, rooms) = (Vec::new(), BTreeMap::new());
+    let batch = ImportBatch { import_id, source, items, after: None, position: None, refused, planned, rooms };
+    let mut results = bring(&context, transaction, call.actor(), batch, dry_run, now).await?;
+    // A caller is told no id that is none.
+    for result in results.iter_mut().filter(|result| dry_run && **result == ItemResult::Existing(NO_ID)) {
+        *result = ItemResult::Duplicate(None);
+    }
+    Ok(results)
 }
 
 /// Brings a batch of the command in; gives a result for each item, in order. In a dry run nothing is written.
@@ -182,7 +197,9 @@ async fn bring(
     // The command brings no keys of `system` in: whoever writes to a source must not become a caller of ours.
     let open = |id: &OrganizationId| *id != OrganizationId::SYSTEM || !actor.key_id.is_empty();
     let wanted: BTreeSet<OrganizationId> = batch.items.iter().map(|item| item.organization_id).filter(open).collect();
-    let places = lock_organizations(&transaction, wanted).await?;
+    let mut places = lock_organizations(&transaction, wanted).await?;
+    let rooms = batch.rooms.iter().filter(|(id, _)| open(id));
+    places.extend(rooms.map(|(id, room)| (*id, Place { room: *room })));
     if !dry_run {
         // Two that bring the rows of one import in at once would wait for each other in a circle.
         match &batch.after {
@@ -193,7 +210,7 @@ async fn bring(
     let mut results: Vec<Option<ItemResult>> = vec![None; batch.items.len()];
     refuse_unplaced(&batch, &places, &mut results);
     refuse_stored_hashes(&transaction, &batch, &mut results).await?;
-    let looks_first = dry_run || places.values().any(|place| place.room.is_some());
+    let looks_first = places.values().any(|place| place.room.is_some());
     if looks_first || meets_hash(&transaction, &batch, &results).await? {
         // What is here already takes no room under a cap, and a slow hash that gave way no second key.
         let known = Known::find(&transaction, &batch, &results).await?;
@@ -201,8 +218,10 @@ async fn bring(
         refuse_beyond_caps(&batch, &places, &mut results);
     }
     if dry_run {
-        would_meet(&batch, &mut results);
-        return Ok(results.into_iter().map(|result| result.unwrap_or(ItemResult::WouldCreate)).collect());
+        // The rest of what a run does, on what is known alone.
+        let mut known = Known::find(&transaction, &batch, &results).await?;
+        known.plan(&batch, &mut results);
+        return Ok(results.into_iter().map(|result| result.unwrap_or_else(lost)).collect());
     }
     let created = insert(&transaction, &actor, &batch, &mut results, now).await?;
     let known = Known::find(&transaction, &batch, &results).await?;
@@ -217,7 +236,9 @@ async fn bring(
             context.records.evict_key(digest);
         }
     }
-    context.slow_keys.forget();
+    if batch.items.iter().any(|item| item.key.material.digest().is_none()) {
+        context.slow_keys.forget();
+    }
     committed?;
     Ok(results)
 }
@@ -225,6 +246,19 @@ async fn bring(
 /// A key that was not written, and stands in nobody's way a moment later: whoever did is gone again.
 fn lost() -> ItemResult {
     ItemResult::Refused(Refused::new(Refusal::DuplicateSecret, "another key stood in its way and is gone: try again"))
+}
+
+/// What has no result yet and is to be written, in the order of writing, each with its place in the batch.
+fn to_write<'b>(batch: &'b ImportBatch, results: &[Option<ItemResult>]) -> Vec<(usize, &'b ImportItem)> {
+    let mut open: Vec<(usize, &ImportItem)> =
+        batch.items.iter().enumerate().filter(|(at, _)| results.get(*at).is_some_and(Option::is_none)).collect();
+    // Of the same row of a source twice the first counts, as it would in two batches.
+    let (mut seen, mut kept) = (HashSet::new(), HashSet::new());
+    open.retain(|(_, item)| source_id_of(&item.key).is_none_or(|id| seen.insert(id)));
+    open.retain(|(_, item)| item.key.kept_id.is_none_or(|id| kept.insert(id)));
+    // All who write wait for each other's secrets in one order. Of equal ones the first row comes first.
+    open.sort_by_key(|(_, item)| (item.key.material.digest().map(Digest::as_bytes), item.key.material.slow_hash()));
+    open
 }
 
 /// Writes what has no result yet and nothing stands in the way of; gives the new keys by organization.
@@ -235,14 +269,7 @@ async fn insert(
     results: &mut [Option<ItemResult>],
     now: Timestamp,
 ) -> Result<BTreeMap<OrganizationId, Vec<KeyId>>, ServiceError> {
-    let mut open: Vec<(usize, &ImportItem)> =
-        batch.items.iter().enumerate().filter(|(at, _)| results.get(*at).is_some_and(Option::is_none)).collect();
-    // Of the same row of a source twice the first counts, as it would in two batches.
-    let (mut seen, mut kept) = (HashSet::new(), HashSet::new());
-    open.retain(|(_, item)| source_id_of(&item.key).is_none_or(|id| seen.insert(id)));
-    open.retain(|(_, item)| item.key.kept_id.is_none_or(|id| kept.insert(id)));
-    // All who write wait for each other's secrets in one order. Of equal ones the first row comes first.
-    open.sort_by_key(|(_, item)| (item.key.material.digest().map(Digest::as_bytes), item.key.material.slow_hash()));
+    let open = to_write(batch, results);
     let places: Vec<usize> = open.iter().map(|(at, _)| *at).collect();
     let rows: Vec<NewImportedKey> =
         open.into_iter().map(|(_, item)| new_key(item, actor, batch.import_id, now)).collect();
@@ -292,7 +319,8 @@ fn new_key(item: &ImportItem, actor: &Actor, import_id: RecordId, now: Timestamp
         etag: 1,
     };
     let (material, look_up_id) = (from.material.clone(), from.look_up_id.clone());
-    NewImportedKey { key, material, look_up_id, import_id, source_id: source_id_of(from) }
+    let decoded_digest = from.decoded_digest();
+    NewImportedKey { key, material, decoded_digest, look_up_id, import_id, source_id: source_id_of(from) }
 }
 
 /// By what a repeat tells that a row is here already, besides its digest: the id of the row, or for a slow hash without

@@ -47,8 +47,7 @@ pub struct OrganizationItem {
     pub quota_used: i64,
 }
 
-/// Brings a batch in; gives a result for each item, in order. In a dry run nothing is written, and position and import
-/// do not matter.
+/// Brings a batch in; gives a result for each item, in order.
 ///
 /// # Errors
 /// `FailedPrecondition` where another run has gone on with the import; the store's own.
@@ -57,18 +56,32 @@ pub async fn import_organizations(
     actor: Actor,
     source: String,
     batch: RowBatch<OrganizationItem>,
-    dry_run: bool,
 ) -> Result<Vec<RowResult>, ServiceError> {
     let work = Arc::new(Work { actor, source, batch, now: context.clock.now() });
     let mut tries = 1;
     loop {
         let (own, work) = (context.clone(), work.clone());
-        match context.run_to_end(async move { work.bring(&own, dry_run).await }).await {
+        match context.run_to_end(async move { work.bring(&own).await }).await {
             // Looked up again, whoever was first is found.
             Err(ServiceError::AlreadyExists { .. }) if tries < TRIES_MAX => tries += 1,
             ended => return ended,
         }
     }
+}
+
+/// Tells what would become of a batch, of which nothing is written: a result for each item, in order, and the
+/// organizations that would be new, as they would be written. `taken` is what batches before this one would have taken,
+/// and takes what this one would.
+///
+/// # Errors
+/// The store's own.
+pub async fn plan_organizations(
+    context: &Context,
+    items: &[OrganizationItem],
+    taken: &mut TakenNames,
+) -> Result<(Vec<RowResult>, Vec<Organization>), ServiceError> {
+    taken.find(context.store.control(), items).await?;
+    Ok(taken.place_all(items))
 }
 
 struct Work {
@@ -79,43 +92,36 @@ struct Work {
 }
 
 impl Work {
-    async fn bring(&self, context: &Context, dry_run: bool) -> Result<Vec<RowResult>, ServiceError> {
+    async fn bring(&self, context: &Context) -> Result<Vec<RowResult>, ServiceError> {
         let transaction = context.store.begin().await?;
-        if !dry_run {
-            lock(&transaction, &self.batch).await?;
-        }
-        let mut taken = Taken::find(&transaction, &self.batch.items).await?;
-        let mut results = Vec::with_capacity(self.batch.items.len());
-        let (mut new, mut spent) = (Vec::new(), Vec::new());
-        for item in &self.batch.items {
-            let placed = taken.place(item);
-            if item.quota_used > 0
-                && let Ok(placed) = &placed
-            {
-                let (id, month) = (item.organization.id, self.now.start_of_month());
-                spent.push(SourceCount::of_quota(id, month, item.quota_used, placed.is_some()));
-            }
-            results.push(match placed {
-                Ok(Some(organization)) => {
-                    new.push(organization);
-                    RowResult::Created
-                }
-                Ok(None) => RowResult::Existing,
-                Err(refused) => refused,
-            });
-        }
-        if dry_run {
-            return Ok(results);
-        }
+        lock(&transaction, &self.batch).await?;
+        let mut taken = TakenNames::default();
+        taken.find(&transaction, &self.batch.items).await?;
+        let (results, new) = taken.place_all(&self.batch.items);
         for organization in &new {
             let written = organizations::insert(&transaction, organization, None).await;
             written.map_err(of_insert)?;
         }
         self.audit(&transaction, &new).await?;
-        imported_counts::add(&transaction, &spent).await?;
+        imported_counts::add(&transaction, &self.spent(&results)).await?;
         advance(&transaction, &self.batch, &results, self.now).await?;
         commit(transaction).await?;
         Ok(results)
+    }
+
+    /// What is spent of the quotas of organizations that are here or come in.
+    fn spent(&self, results: &[RowResult]) -> Vec<SourceCount> {
+        let month = self.now.start_of_month();
+        let of_item = |(item, result): (&OrganizationItem, &RowResult)| {
+            let is_new = match result {
+                RowResult::Created => true,
+                RowResult::Existing => false,
+                RowResult::Skipped | RowResult::Refused(_) => return None,
+            };
+            let count = Some(item.quota_used).filter(|count| *count > 0)?;
+            Some(SourceCount::of_quota(item.organization.id, month, count, is_new))
+        };
+        self.batch.items.iter().zip(results).filter_map(of_item).collect()
     }
 
     async fn audit(&self, transaction: &impl Database, new: &[Organization]) -> Result<(), ServiceError> {
@@ -142,26 +148,44 @@ impl Work {
     }
 }
 
-/// What organizations of the batch may meet: those that are here, and those before them in the batch.
-struct Taken {
+/// What organizations of a batch may meet: those that are here, those before them in the batch, and, where nothing is
+/// written, those of the batches before it.
+#[derive(Debug, Default)]
+pub struct TakenNames {
     ids: HashSet<OrganizationId>,
     slugs: HashSet<String>,
     emails: HashSet<String>,
 }
 
-impl Taken {
-    async fn find(db: &impl Database, items: &[OrganizationItem]) -> Result<Self, ServiceError> {
+impl TakenNames {
+    /// Adds what is here and these may meet.
+    async fn find(&mut self, db: &impl Database, items: &[OrganizationItem]) -> Result<(), ServiceError> {
         let ids: Vec<OrganizationId> = items.iter().map(|item| item.organization.id).collect();
         let slugs: Vec<String> = items.iter().flat_map(OrganizationItem::slugs).collect();
         let emails: Vec<String> = items.iter().filter_map(|item| item.organization.email.clone()).collect();
         let here = imported_organizations::list_by_ids(db, &ids).await?;
         let by_slug = imported_organizations::list_by_slugs(db, &slugs).await?;
         let by_email = imported_organizations::list_by_emails(db, &emails).await?;
-        Ok(Self {
-            ids: here.into_iter().map(|organization| organization.id).collect(),
-            slugs: by_slug.into_iter().map(|names| names.slug).collect(),
-            emails: by_email.into_iter().filter_map(|names| names.email).collect(),
-        })
+        self.ids.extend(here.into_iter().map(|organization| organization.id));
+        self.slugs.extend(by_slug.into_iter().map(|names| names.slug));
+        self.emails.extend(by_email.into_iter().filter_map(|names| names.email));
+        Ok(())
+    }
+
+    /// A result for each of these, and the organizations that are new, as they are written.
+    fn place_all(&mut self, items: &[OrganizationItem]) -> (Vec<RowResult>, Vec<Organization>) {
+        let (mut results, mut new) = (Vec::with_capacity(items.len()), Vec::new());
+        for item in items {
+            results.push(match self.place(item) {
+                Ok(Some(organization)) => {
+                    new.push(organization);
+                    RowResult::Created
+                }
+                Ok(None) => RowResult::Existing,
+                Err(refused) => refused,
+            });
+        }
+        (results, new)
     }
 
     /// The organization as it is written, `None` for one that is here already; or why it is neither.

@@ -41,7 +41,12 @@ struct Uses {
 #[derive(Default)]
 pub struct ImportUses {
     uses: RwLock<HashMap<RecordId, Arc<Uses>>>,
+    labels: Labels,
 }
+
+/// How many imports have got a label, one after the other.
+#[derive(Default)]
+struct Labels(Mutex<usize>);
 
 impl ImportUses {
     /// Counts a verification of a key that was found by a hash of this scheme; of keys that were not imported, none.
@@ -77,13 +82,23 @@ impl ImportUses {
     async fn name(&self, context: &Context, import_id: RecordId, uses: &Uses) {
         let found = imports::find_by_id(context.store.verify(), import_id).await;
         let Ok(Some(import)) = found else { return };
-        let all = self.uses.read().unwrap_or_else(PoisonError::into_inner);
-        let named = all.values().filter(|uses| uses.counters.get().is_some()).count();
-        let label = if named < LABELS_MAX { import.source.as_str() } else { OTHER_SOURCE };
-        let counter = |scheme: &Scheme| context.metrics.imported.verifications(label, *scheme);
-        uses.counters.get_or_init(|| Scheme::ALL.iter().map(counter).collect());
-        drop(all);
+        self.labels.give(uses, |has_own| {
+            let label = if has_own { import.source.as_str() } else { OTHER_SOURCE };
+            Scheme::ALL.iter().map(|scheme| context.metrics.imported.verifications(label, *scheme)).collect()
+        });
         uses.pay_out();
+    }
+}
+
+impl Labels {
+    /// Gives an import its counters, unless it has got them: by a label of its own where there is one left.
+    fn give(&self, uses: &Uses, counters: impl FnOnce(bool) -> Vec<ImportCounter>) {
+        // Held until they are given: another import must not be told of the same label.
+        let mut given = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if uses.counters.get().is_none() {
+            uses.counters.get_or_init(|| counters(*given < LABELS_MAX));
+            *given += 1;
+        }
     }
 }
 
@@ -105,5 +120,33 @@ impl Uses {
         for (waiting, counter) in self.waiting.iter().zip(counters) {
             counter.inc_by(waiting.swap(0, Ordering::Relaxed));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn imports_that_are_used_at_once_for_the_first_time_get_no_more_labels_than_there_are() {
+        let (labels, own) = (Labels::default(), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for _ in 0..4 * LABELS_MAX {
+                scope.spawn(|| {
+                    let uses = Uses::default();
+                    for _ in 0..2 {
+                        labels.give(&uses, |has_own| {
+                            // Whoever else asks now would be told the same.
+                            thread::yield_now();
+                            own.fetch_add(u64::from(has_own), Ordering::Relaxed);
+                            Vec::new()
+                        });
+                    }
+                });
+            }
+        });
+        assert_eq!(own.into_inner(), LABELS_MAX as u64);
     }
 }

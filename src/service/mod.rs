@@ -55,6 +55,8 @@ use crate::{
 
 /// Where a record comes from; asked for by the wire, obeyed by `verify`.
 pub use crate::verify::Freshness;
+/// How many slow keys one look-up part may lead to before a secret that begins with it is a scan.
+pub use crate::verify::SLOW_LOOKED_UP_MAX;
 
 pub use self::{
     authenticate::{Credential, authenticate},
@@ -67,7 +69,7 @@ pub use self::{
     get_organization::{CountedOrganization, get_organization},
     import_keys::{ImportBatch, ImportItem, ImportKeys, ItemResult, import_batch, import_keys},
     import_limits::{WindowCounts, WindowItem, WindowOwner, import_limits},
-    import_organizations::{OrganizationItem, import_organizations},
+    import_organizations::{OrganizationItem, TakenNames, import_organizations, plan_organizations},
     import_rows::{RowBatch, RowResult},
     import_usage::{UsageItem, import_usage},
     import_uses::ImportUses,
@@ -84,7 +86,7 @@ pub use self::{
     update_organization::{UpdateOrganization, update_organization},
     usage_stats::usage_stats,
     verify_key::{Verification, Verified, peek_outcome, verify_key},
-    verify_slow_key::SlowKeys,
+    verify_slow_key::{CANDIDATES_MAX as SLOW_CANDIDATES_MAX, SlowKeys},
 };
 
 /// What the use cases work with: one for the whole process.

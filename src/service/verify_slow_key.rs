@@ -1,10 +1,13 @@
 //! The part of `VerifyKey` that comes after an unknown digest, where keys were imported that no digest leads to yet.
 //!
-//! Candidates are the key that is named, else those whose look-up part the secret begins with, else a bounded number of
-//! the rest in the caller's reach. The first success stores the secret's digest, and the key is as fast as any other.
-//! A key that came without a hash is disabled when it is first named.
-//! Invariant: "not found" is said only where every candidate was checked; anything else is "we do not know".
+//! Candidates are the key that is named, else those whose look-up part the secret begins with, and then the rest in the
+//! caller's reach: a bounded number by one search, and the next by the next one for the same secret. The first success
+//! stores the secret's digest, and the key is as fast as any other. A key that came without a hash is disabled when it
+//! is first named.
+//! Invariant: "not found" is said only where every candidate was checked that had come in when it was asked, or some
+//! seconds before where another process brings them in; anything else is "we do not know".
 
+mod progress;
 mod rehash;
 mod state;
 mod without_hash;
@@ -14,12 +17,16 @@ use std::{collections::BTreeSet, sync::Arc};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 pub use self::state::SlowKeys;
-use self::state::{Ask, Flight, Found, locked, outline};
+use self::{
+    progress::{Progress, Stage},
+    state::{Ask, Flight, Found, OUTLINE_AGE, SEARCHES_EACH_MAX, locked, outline},
+};
 use super::{Context, ServiceError, verify_key::Verification};
 use crate::{
+    clock::Uptime,
     domain::{
         ids::{KeyId, OrganizationId},
-        import::{Scheme, SlowHash},
+        import::{Scheme, SlowHash, decoded_digest_of},
         outcome::Outcome,
         record::KeyRecord,
         secret::{Secret, hint_of},
@@ -27,13 +34,14 @@ use crate::{
     },
     store::{
         StoreError,
-        slow_keys::{self, Candidate, Outline},
+        slow_keys::{self, Candidate, Outline, Page},
     },
     telemetry::CheckResult,
 };
 
-/// The most candidates of one secret.
-const CANDIDATES_MAX: usize = 200;
+/// The most candidates of each kind that one search checks.
+pub const CANDIDATES_MAX: usize = 200;
+
 /// What the caller is to do after a search.
 pub(super) enum Searched {
     /// There was nothing to search, or it was searched a moment ago.
@@ -60,16 +68,15 @@ pub(super) async fn search(
     };
     let question = &verification.question;
     let ask = Ask { digest, reach: question.reach, key_id: question.key_id };
-    let outline = outline(context).await?;
-    if !outline.exist || context.slow_keys.is_rejected(&ask) {
+    if !outline(context).await?.exist || context.slow_keys.is_rejected(&ask) {
         return Ok(Searched::Nowhere);
     }
     if let Some(key) = context.slow_keys.without_hash(&ask) {
         context.metrics.imported.key_without_hash();
         return Ok(Searched::WithoutHash(Outcome::Disabled, key));
     }
-    match fly(context, ask, &verification.secret, outline, now).await {
-        Found::Nothing => Ok(Searched::Nothing),
+    match fly(context, ask, &verification.secret, now).await {
+        Found::Nothing | Found::Different => Ok(Searched::Nothing),
         Found::Rehashed(scheme) => Ok(Searched::LookAgain(scheme)),
         Found::WithoutHash(id) => without_hash::answer(context, ask, id, verification, now).await,
         Found::TooMany => Err(ServiceError::unavailable("TOO_MANY_CANDIDATES")),
@@ -80,17 +87,25 @@ pub(super) async fn search(
 
 /// One search at a time for the same secret, which goes on if whoever asked hangs up: when they ask again the key is
 /// fast, or known not to be one.
-async fn fly(context: &Arc<Context>, ask: Ask, secret: &Secret, outline: Arc<Outline>, now: Timestamp) -> Found {
+async fn fly(context: &Arc<Context>, ask: Ask, secret: &Secret, now: Timestamp) -> Found {
     let under_way = locked(&context.slow_keys.flights).get(&ask).cloned();
     let mut landed = if let Some(landed) = under_way {
         landed
     } else {
-        // A flood waits here, each with its caller's patience.
+        // Beyond as many searches as there may be at once a flood waits here, each with its caller's patience.
         let Ok(place) = context.slow_keys.searches.clone().acquire_owned().await else {
             return Found::Busy;
         };
         let mut flights = locked(&context.slow_keys.flights);
-        flights.entry(ask).or_insert_with(|| take_off(context, ask, secret.again(), outline, now, place)).clone()
+        if let Some(landed) = flights.get(&ask) {
+            landed.clone()
+        } else if flights.keys().filter(|other| other.reach == ask.reach).count() >= SEARCHES_EACH_MAX {
+            return Found::Busy;
+        } else {
+            let landed = take_off(context, ask, secret.again(), now, place);
+            flights.insert(ask, landed.clone());
+            landed
+        }
     };
     let found = landed.wait_for(Option::is_some).await.map(|found| *found);
     // Without a word it ended in a panic.
@@ -101,75 +116,116 @@ fn take_off(
     context: &Arc<Context>,
     ask: Ask,
     secret: Secret,
-    outline: Arc<Outline>,
     now: Timestamp,
     place: OwnedSemaphorePermit,
 ) -> watch::Receiver<Option<Found>> {
     let (tell, landed) = watch::channel(None);
     let own = context.clone();
+    // Before anything is read that what is imported later may change.
+    let forgotten = own.slow_keys.forgotten();
     // A shutdown need not wait for it: only what it stores at its end is a mutation.
     tokio::spawn(async move {
         let _place = place;
         let flight = Flight { flights: &own.slow_keys.flights, ask };
-        let found = find(&own, ask, &secret, &outline, now).await.unwrap_or_else(|error| {
+        let mut found = find(&own, ask, &secret, now).await.unwrap_or_else(|error| {
             tracing::warn!(error = ?error, "a search among slow hashes failed");
             Found::Unknown
         });
-        if matches!(found, Found::Nothing) {
-            own.slow_keys.reject(ask);
-        }
+        // Nobody joins it from here on. Whoever did after an import must not be told what was so before it.
         drop(flight);
+        let is_rejected = matches!(found, Found::Nothing | Found::Different) && own.slow_keys.reject(ask, forgotten);
+        if matches!(found, Found::Nothing) && !is_rejected {
+            found = Found::TooMany;
+        }
         tell.send_replace(Some(found));
     });
     landed
 }
 
-/// Searches: the key that is named alone, else those that the secret's beginning leads to, else the rest.
-async fn find(
+/// Searches: the key that is named alone, else those that the secret's beginning leads to, and then the rest.
+async fn find(context: &Arc<Context>, ask: Ask, secret: &Secret, now: Timestamp) -> Result<Found, ServiceError> {
+    let Some(id) = ask.key_id else {
+        return find_among_all(context, ask, secret, now).await;
+    };
+    let turn = context.slow_keys.queries.acquire().await;
+    let found = slow_keys::find(context.store.verify(), ask.reach, id).await?;
+    drop(turn);
+    let Some(candidate) = found else {
+        return Ok(Found::Nothing);
+    };
+    if candidate.hash.is_none() {
+        return Ok(Found::WithoutHash(id));
+    }
+    let found = check(context, ask, secret, vec![candidate], false, now).await?;
+    Ok(if matches!(found, Found::Nothing) { Found::Different } else { found })
+}
+
+/// Goes on where the search before this one ended, and up to where one search may.
+async fn find_among_all(
     context: &Arc<Context>,
     ask: Ask,
     secret: &Secret,
-    outline: &Outline,
     now: Timestamp,
 ) -> Result<Found, ServiceError> {
-    let db = context.store.verify();
-    if let Some(id) = ask.key_id {
-        let turn = context.slow_keys.queries.acquire().await;
-        let found = slow_keys::find(db, ask.reach, id).await?;
-        drop(turn);
-        let Some(candidate) = found else {
-            return Ok(Found::Nothing);
-        };
-        if candidate.hash.is_none() {
-            return Ok(Found::WithoutHash(id));
+    let chains = &context.slow_keys.chains;
+    let begun = Uptime::now();
+    let as_begun = outline(context).await?;
+    let before = chains.find(&ask, begun);
+    let mut progress = before.unwrap_or_else(|| Progress::beginning(as_begun.imports));
+    let mut was_any_checked = false;
+    loop {
+        let page = list(context, ask, secret, &as_begun, progress).await?;
+        let is_scan = progress.stage == Stage::Scan;
+        let is_any = !page.candidates.is_empty();
+        let found = check(context, ask, secret, page.candidates, is_scan, now).await?;
+        if matches!(found, Found::Busy) && was_any_checked {
+            // Those that were looked up are not checked once more when the scan has room.
+            chains.note(ask, progress, Uptime::now());
         }
-        return check(context, ask, secret, vec![candidate], false, now).await;
+        if !matches!(found, Found::Nothing) {
+            return Ok(found);
+        }
+        was_any_checked |= is_any;
+        if let Some(last) = page.more_after {
+            chains.note(ask, progress.behind(last), Uptime::now());
+            return Ok(Found::TooMany);
+        }
+        if is_scan {
+            break;
+        }
+        progress = progress.scanning();
     }
-    let looked_up = beginnings_of(secret.expose(), &outline.look_up_lengths);
-    let prefixes = beginnings_of(secret.expose(), &outline.prefix_lengths);
-    let limit = u64::try_from(CANDIDATES_MAX + 1).unwrap_or(u64::MAX);
-    let turn = context.slow_keys.queries.acquire().await;
-    let looked_up = slow_keys::list_by_look_up(db, ask.reach, &looked_up, limit).await?;
-    drop(turn);
-    let found = check(context, ask, secret, looked_up, false, now).await?;
-    if !matches!(found, Found::Nothing) {
-        return Ok(found);
+    if before.is_some() {
+        chains.end(ask, Uptime::now());
     }
-    let turn = context.slow_keys.queries.acquire().await;
-    let to_scan = {
-        let after = context.slow_keys.progress(&ask);
-        slow_keys::list_to_scan(db, ask.reach, &prefixes, &hint_of(secret.expose()), after, limit).await?
+    // Checks may have taken minutes. Within the age of an outline the one that it began with still tells.
+    let took_long = Uptime::now().since(begun) > OUTLINE_AGE;
+    let as_ended = if took_long { outline(context).await? } else { as_begun };
+    // What came in since the chain began may stand before where it went on, unchecked: the next one begins anew.
+    Ok(if progress.imports == as_ended.imports { Found::Nothing } else { Found::TooMany })
+}
+
+/// The candidates that are next.
+async fn list(
+    context: &Context,
+    ask: Ask,
+    secret: &Secret,
+    outline: &Outline,
+    progress: Progress,
+) -> Result<Page, ServiceError> {
+    let (db, text, after) = (context.store.verify(), secret.expose(), progress.after);
+    let _turn = context.slow_keys.queries.acquire().await;
+    let page = match progress.stage {
+        Stage::LookUp => {
+            let beginnings = beginnings_of(text, &outline.look_up_lengths);
+            slow_keys::list_by_look_up(db, ask.reach, &beginnings, after, CANDIDATES_MAX).await?
+        }
+        Stage::Scan => {
+            let beginnings = beginnings_of(text, &outline.prefix_lengths);
+            slow_keys::list_to_scan(db, ask.reach, &beginnings, &hint_of(text), after, CANDIDATES_MAX).await?
+        }
     };
-    drop(turn);
-    // Where there are more than one search may check, the next one for the same secret goes on behind the last.
-    let last = if to_scan.len() > CANDIDATES_MAX { to_scan.get(CANDIDATES_MAX - 1).map(|last| last.id) } else { None };
-    let found = check(context, ask, secret, to_scan, true, now).await?;
-    match found {
-        Found::Busy | Found::Unknown => {}
-        Found::TooMany => context.slow_keys.note_progress(ask, last),
-        Found::Nothing | Found::Rehashed(_) | Found::WithoutHash(_) => context.slow_keys.note_progress(ask, None),
-    }
-    Ok(found)
+    Ok(page)
 }
 
 /// The beginnings of a secret that have these lengths, in characters.
@@ -190,18 +246,16 @@ async fn check(
     is_scan: bool,
     now: Timestamp,
 ) -> Result<Found, ServiceError> {
-    let too_many = candidates.len() > CANDIDATES_MAX;
-    let mut fitting: Vec<(KeyId, OrganizationId, SlowHash)> = candidates
+    let fitting: Vec<(KeyId, OrganizationId, SlowHash)> = candidates
         .into_iter()
         .filter_map(|candidate| Some((candidate.id, candidate.organization_id, candidate.hash?)))
         .collect();
-    fitting.truncate(CANDIDATES_MAX);
     let hashes: Vec<SlowHash> = fitting.iter().map(|(_, _, hash)| hash.clone()).collect();
     if hashes.is_empty() {
-        return Ok(if too_many { Found::TooMany } else { Found::Nothing });
+        return Ok(Found::Nothing);
     }
     let schemes: Vec<Scheme> = hashes.iter().map(|hash| hash.scheme().scheme()).collect();
-    let matched = match context.slow_keys.checks.find(secret.again(), hashes, is_scan).await {
+    let matched = match context.slow_keys.checks.find(ask.reach, secret.again(), hashes, is_scan).await {
         Ok(matched) => matched,
         Err(StoreError::Overloaded) => {
             if let Some(scheme) = schemes.first() {
@@ -218,9 +272,9 @@ async fn check(
     }
     match matched.and_then(|at| fitting.get(at).cloned()) {
         Some((id, organization_id, hash)) => {
-            rehash::store_digest(context, ask.digest, (id, organization_id), hash, now).await
+            let decoded = decoded_digest_of(secret.expose());
+            rehash::store_digest(context, (ask.digest, decoded), (id, organization_id), hash, now).await
         }
-        None if too_many => Ok(Found::TooMany),
         None => Ok(Found::Nothing),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Beside each counter of a source stands how much of it has come over, in the same table, under a subject that no key
 //! and no organization has. A repeat adds what came on top of that, and no more: what both have counted adds up,
-//! nothing counts twice, and nothing is forgotten. Such a row goes as all do, a day after its window has faded.
+//! nothing counts twice, and nothing is forgotten. Such a row goes as all do, a day after its window has faded, and
+//! lasts for as long as its counter weighs in, however short the source's own window was.
 //! Must not decide where a window lies. Invariant: whoever adds has locked its import's position, so that no two do.
 
 use std::collections::{BTreeMap, HashMap};
@@ -54,7 +55,7 @@ type Identity = (String, String, i64);
 
 impl SourceCount {
     /// A window of a limit. `row_id` names it in the source, with its own start and end there; `start` is where the
-    /// window begins in which it counts here.
+    /// window begins in which it counts here. For another subject the same row has not come over: its key is a new one.
     #[must_use]
     pub fn of_limit(
         import_id: RecordId,
@@ -66,8 +67,10 @@ impl SourceCount {
         count: i64,
     ) -> Self {
         let (name, start_us) = (limit.name.clone(), start.micros());
+        let noted = format!("{LEDGER} {import_id} {row_id} {subject_id}");
         Self {
-            ledger: (format!("{LEDGER} {import_id} {row_id}"), name.clone(), own.0.micros(), own.1.micros()),
+            // A repeat brings the row for as long after its end as the limit looks back.
+            ledger: (noted, name.clone(), own.0.micros(), own.1.plus(limit.window).micros()),
             counter: (subject_id, name, start_us, start_us.saturating_add(limit.window_us())),
             count,
             is_new: false,

@@ -1,14 +1,16 @@
-//! Keys that came from elsewhere: writing many at once, and finding those that are here already.
+//! Keys that came from elsewhere: writing many at once, and telling what has become of them.
 //! Invariant: a row that some other key stands in the way of (by id, by digest, or by its row in the source) is passed
 //! over and not written; the answer names those that were.
+
+mod held;
 
 use std::collections::HashSet;
 
 use sea_orm::{
     ActiveModelTrait as _,
     ActiveValue::{self, Set},
-    ColumnTrait as _, ConnectionTrait, EntityTrait, Iterable as _, QueryFilter as _, QueryOrder as _, QueryResult,
-    QuerySelect as _, QueryTrait as _, Select, Value,
+    ColumnTrait as _, ConnectionTrait, EntityTrait, Iterable as _, QueryFilter as _, QueryOrder as _, QuerySelect as _,
+    Select, Value,
     sea_query::{Expr, ExprTrait as _, InsertStatement, OnConflict, Query, SimpleExpr},
 };
 
@@ -19,80 +21,37 @@ use super::{
         import::{Column as ImportColumn, Entity as ImportEntity},
     },
     row_arrays::{self, ArrayColumn},
-    rows,
     rows::in_powers_of_two,
 };
 use crate::domain::{
     digest::Digest,
-    ids::{KeyId, OrganizationId, RecordId},
-    import::{ImportedKey, Material, Scheme},
+    ids::{KeyId, RecordId},
+    import::{Material, Scheme},
     key::{ApiKey, StoredStatus},
     time::Timestamp,
 };
 
-/// Keys per statement, a power of two: 38 parameters each, below SQLite's bound of 32,766.
+use self::held::all;
+pub use self::held::{
+    ETAG_PLANNED, Held, HeldSettings, list_by_decoded_digests, list_by_digests, list_by_ids, list_by_source_ids,
+    list_by_stored_hashes,
+};
+
+/// Keys per statement, a power of two: 39 parameters each, below SQLite's bound of 32,766.
 const KEYS_PER_STATEMENT: usize = 512;
 /// Keys per statement where they go as arrays.
 const KEYS_IN_ARRAYS: usize = 2000;
-/// Values per look-up, a power of two.
-const VALUES_PER_STATEMENT: usize = 1024;
 
 /// A key to be written, with all that stands beside it.
 pub struct NewImportedKey {
     pub key: ApiKey,
     pub material: Material,
+    /// See `ImportedKey::decoded_digest`.
+    pub decoded_digest: Option<Digest>,
     pub look_up_id: Option<String>,
     pub import_id: RecordId,
     /// `None` where the source did not say.
     pub source_id: Option<String>,
-}
-
-/// What is known of a key that is here already.
-#[derive(Debug, Clone)]
-pub struct Held {
-    pub id: KeyId,
-    pub organization_id: OrganizationId,
-    pub digest: Option<Digest>,
-    pub scheme: Scheme,
-    pub stored_hash: Option<String>,
-    pub status: StoredStatus,
-    pub expire_time: Option<Timestamp>,
-    pub name: String,
-    pub owner_id: String,
-    pub import_id: Option<RecordId>,
-    pub source_id: Option<String>,
-    pub last_used_time: Option<Timestamp>,
-    pub request_count: i64,
-    pub settings: HeldSettings,
-    /// 1 as long as nobody has changed the key since it came.
-    pub etag: i64,
-}
-
-/// What a key may, as its row says it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HeldSettings {
-    pub scopes: String,
-    pub allowed_cidrs: String,
-    pub rate_limits: String,
-    pub credits_remaining: Option<i64>,
-    pub credits_refill_amount: i64,
-    pub credits_refill_interval: String,
-}
-
-impl HeldSettings {
-    /// As the row of such a key would say it.
-    #[must_use]
-    pub fn of(key: &ImportedKey) -> Self {
-        let refill = key.credits.and_then(|credits| credits.refill);
-        Self {
-            scopes: rows::encode_scopes(&key.scopes),
-            allowed_cidrs: rows::encode_list(&key.allowed_cidrs),
-            rate_limits: rows::encode_rate_limits(&key.rate_limits),
-            credits_remaining: key.credits.map(|credits| credits.remaining),
-            credits_refill_amount: refill.map_or(0, |refill| refill.amount),
-            credits_refill_interval: refill.map_or_else(String::new, |refill| refill.interval.as_str().to_owned()),
-        }
-    }
 }
 
 /// How many keys of an import stand under a scheme.
@@ -199,6 +158,7 @@ fn new_row(new: &NewImportedKey) -> row::ActiveModel {
         Material::Slow(hash) => Some(hash.expose().to_owned()),
         Material::Digest(_) | Material::Missing => None,
     });
+    model.decoded_digest = Set(new.decoded_digest.map(|digest| digest.as_bytes().to_vec()));
     model.look_up_id = Set(new.look_up_id.clone());
     model.import_id = Set(Some(new.import_id.to_string()));
     model.source_id = Set(new.source_id.clone());
@@ -210,51 +170,6 @@ fn new_row(new: &NewImportedKey) -> row::ActiveModel {
     model.revocation_reason = Set(revocation.map_or_else(String::new, |end| end.reason.as_str().to_owned()));
     model.revocation_note = Set(revocation.map_or_else(String::new, |end| end.note.clone()));
     model
-}
-
-/// The keys with these digests.
-pub async fn list_by_digests(db: &impl ConnectionTrait, digests: &[Digest]) -> Result<Vec<Held>, StoreError> {
-    let mut held = Vec::new();
-    for chunk in in_powers_of_two(digests, VALUES_PER_STATEMENT) {
-        let wanted = chunk.iter().map(|digest| digest.as_bytes().to_vec());
-        held.extend(all(db, row::Entity::find().filter(Column::Digest.is_in(wanted))).await?);
-    }
-    Ok(held)
-}
-
-/// The keys that came from these rows of an import.
-pub async fn list_by_source_ids(
-    db: &impl ConnectionTrait,
-    import_id: RecordId,
-    source_ids: &[String],
-) -> Result<Vec<Held>, StoreError> {
-    let mut held = Vec::new();
-    for chunk in in_powers_of_two(source_ids, VALUES_PER_STATEMENT) {
-        let of_import = row::Entity::find().filter(Column::ImportId.eq(import_id.to_string()));
-        held.extend(all(db, of_import.filter(Column::SourceId.is_in(chunk))).await?);
-    }
-    Ok(held)
-}
-
-/// The keys with these ids.
-pub async fn list_by_ids(db: &impl ConnectionTrait, ids: &[KeyId]) -> Result<Vec<Held>, StoreError> {
-    let mut held = Vec::new();
-    for chunk in in_powers_of_two(ids, VALUES_PER_STATEMENT) {
-        let wanted = chunk.iter().map(ToString::to_string);
-        held.extend(all(db, row::Entity::find().filter(Column::Id.is_in(wanted))).await?);
-    }
-    Ok(held)
-}
-
-/// The keys that are known by one of these slow hashes, or by the mark that one left (`slow_keys::mark_of`).
-pub async fn list_by_stored_hashes(db: &impl ConnectionTrait, hashes: &[String]) -> Result<Vec<Held>, StoreError> {
-    let mut held = Vec::new();
-    for chunk in in_powers_of_two(hashes, VALUES_PER_STATEMENT) {
-        // In the words of the index over it.
-        let known = row::Entity::find().filter(Expr::cust("stored_hash IS NOT NULL AND scheme <> 'missing'"));
-        held.extend(all(db, known.filter(Column::StoredHash.is_in(chunk))).await?);
-    }
-    Ok(held)
 }
 
 /// Keys of an import that nobody has used here, whatever the source had counted, by owner and id: up to `limit` after
@@ -334,65 +249,4 @@ pub async fn count_by_scheme(db: &impl ConnectionTrait) -> Result<Vec<SchemeCoun
         });
     }
     Ok(counts)
-}
-
-const COLUMNS: [Column; 20] = [
-    Column::Id,
-    Column::OrganizationId,
-    Column::Digest,
-    Column::Scheme,
-    Column::StoredHash,
-    Column::Status,
-    Column::ExpireTimeUs,
-    Column::Name,
-    Column::OwnerId,
-    Column::ImportId,
-    Column::SourceId,
-    Column::LastUsedTimeUs,
-    Column::RequestCount,
-    Column::Etag,
-    Column::Scopes,
-    Column::AllowedCidrs,
-    Column::RateLimits,
-    Column::CreditsRemaining,
-    Column::CreditsRefillAmount,
-    Column::CreditsRefillInterval,
-];
-
-async fn all(db: &impl ConnectionTrait, select: Select<row::Entity>) -> Result<Vec<Held>, StoreError> {
-    let select = select.select_only().columns(COLUMNS);
-    db.query_all(select.as_query()).await?.iter().map(held).collect()
-}
-
-fn held(row: &QueryResult) -> Result<Held, StoreError> {
-    let id: String = row.try_get("", "id")?;
-    let corrupt = |column: &str| StoreError::Corrupt(format!("row {id:?}, column {column}"));
-    let text = |column: &str| row.try_get::<String>("", column);
-    let time = |column: &str| row.try_get::<Option<i64>>("", column).map(|us| us.map(Timestamp::from_micros));
-    let digest: Option<Vec<u8>> = row.try_get("", "digest")?;
-    let import_id: Option<String> = row.try_get("", "import_id")?;
-    Ok(Held {
-        organization_id: OrganizationId::parse(&text("organization_id")?).map_err(|_| corrupt("organization_id"))?,
-        digest: digest.as_deref().and_then(Digest::from_bytes),
-        scheme: Scheme::from_stored(&text("scheme")?).ok_or_else(|| corrupt("scheme"))?,
-        stored_hash: row.try_get("", "stored_hash")?,
-        status: StoredStatus::from_stored(&text("status")?).ok_or_else(|| corrupt("status"))?,
-        expire_time: time("expire_time_us")?,
-        name: text("name")?,
-        owner_id: text("owner_id")?,
-        import_id: import_id.as_deref().and_then(|id| RecordId::parse(id).ok()),
-        source_id: row.try_get("", "source_id")?,
-        last_used_time: time("last_used_time_us")?,
-        request_count: row.try_get("", "request_count")?,
-        settings: HeldSettings {
-            scopes: text("scopes")?,
-            allowed_cidrs: text("allowed_cidrs")?,
-            rate_limits: text("rate_limits")?,
-            credits_remaining: row.try_get("", "credits_remaining")?,
-            credits_refill_amount: row.try_get("", "credits_refill_amount")?,
-            credits_refill_interval: text("credits_refill_interval")?,
-        },
-        etag: row.try_get("", "etag")?,
-        id: KeyId::parse(&id).map_err(|_| corrupt("id"))?,
-    })
 }

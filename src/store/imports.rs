@@ -29,7 +29,12 @@ stored_enum! {
 
 stored_enum! {
     /// How far a pass over a table has come.
-    ImportState { Running = "running", Done = "done" }
+    ImportState {
+        Running = "running",
+        Done = "done",
+        /// The pass left the table as it is, for a later one.
+        Withheld = "withheld",
+    }
 }
 
 /// One table of a source.
@@ -191,7 +196,7 @@ pub async fn restart(db: &impl ConnectionTrait, id: RecordId, now: Timestamp) ->
     update(db, id, changes).await
 }
 
-/// Goes on after the position that a finished pass came to.
+/// Goes on after the position that a pass came to which is over.
 pub async fn resume(db: &impl ConnectionTrait, id: RecordId, now: Timestamp) -> Result<(), StoreError> {
     let changes = row::ActiveModel {
         state: Set(ImportState::Running.as_str().to_owned()),
@@ -221,10 +226,15 @@ pub async fn advance(
     Ok(())
 }
 
-/// Notes that a pass has come to the table's end.
-pub async fn finish(db: &impl ConnectionTrait, id: RecordId, now: Timestamp) -> Result<(), StoreError> {
+/// Notes that a pass has come to the table's end, or leaves it out: `state` says which.
+pub async fn finish(
+    db: &impl ConnectionTrait,
+    id: RecordId,
+    state: ImportState,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let changes = row::ActiveModel {
-        state: Set(ImportState::Done.as_str().to_owned()),
+        state: Set(state.as_str().to_owned()),
         update_time_us: Set(now.micros()),
         ..Default::default()
     };
@@ -253,9 +263,16 @@ pub async fn clear_verified(db: &impl ConnectionTrait, id: RecordId) -> Result<(
     update(db, id, changes).await
 }
 
-/// Notes what was dropped from the table, as JSON; empty for nothing.
-pub async fn set_contracted(db: &impl ConnectionTrait, id: RecordId, contracted: &str) -> Result<(), StoreError> {
-    update(db, id, row::ActiveModel { contracted: Set(contracted.to_owned()), ..Default::default() }).await
+/// Notes what was dropped from the table, as JSON; empty for nothing. Only where `before` still stands: says whether.
+pub async fn set_contracted(
+    db: &impl ConnectionTrait,
+    id: RecordId,
+    before: &str,
+    contracted: &str,
+) -> Result<bool, StoreError> {
+    let changes = row::ActiveModel { contracted: Set(contracted.to_owned()), ..Default::default() };
+    let update = row::Entity::update_many().set(changes).filter(Column::Id.eq(id.to_string()));
+    Ok(update.filter(Column::Contracted.eq(before)).exec(db).await?.rows_affected > 0)
 }
 
 async fn update(db: &impl ConnectionTrait, id: RecordId, changes: row::ActiveModel) -> Result<(), StoreError> {

@@ -14,6 +14,9 @@ use crate::domain::{
     time::Timestamp,
 };
 
+/// Organizations per statement, a power of two.
+const ORGANIZATIONS_PER_STATEMENT: usize = 1024;
+
 /// How many keys an organization has, by status, and what they were used for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KeyStatistics {
@@ -35,18 +38,20 @@ pub async fn count_each(
     db: &impl ConnectionTrait,
     organizations: &[OrganizationId],
 ) -> Result<Vec<(OrganizationId, i64)>, StoreError> {
-    let select = row::Entity::find()
-        .select_only()
-        .column(Column::OrganizationId)
-        .column_as(Column::Id.count(), "keys")
-        .filter(Column::OrganizationId.is_in(organizations.iter().map(ToString::to_string)))
-        .filter(Column::Status.is_in([StoredStatus::Active.as_str(), StoredStatus::Disabled.as_str()]))
-        .group_by(Column::OrganizationId);
     let mut counts = Vec::new();
-    for found in db.query_all(select.as_query()).await? {
-        let id: String = found.try_get("", "organization_id")?;
-        if let Ok(id) = OrganizationId::parse(&id) {
-            counts.push((id, found.try_get("", "keys")?));
+    for chunk in rows::in_powers_of_two(organizations, ORGANIZATIONS_PER_STATEMENT) {
+        let select = row::Entity::find()
+            .select_only()
+            .column(Column::OrganizationId)
+            .column_as(Column::Id.count(), "keys")
+            .filter(Column::OrganizationId.is_in(chunk.iter().map(ToString::to_string)))
+            .filter(Column::Status.is_in([StoredStatus::Active.as_str(), StoredStatus::Disabled.as_str()]))
+            .group_by(Column::OrganizationId);
+        for found in db.query_all(select.as_query()).await? {
+            let id: String = found.try_get("", "organization_id")?;
+            if let Ok(id) = OrganizationId::parse(&id) {
+                counts.push((id, found.try_get("", "keys")?));
+            }
         }
     }
     Ok(counts)

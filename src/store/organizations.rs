@@ -82,16 +82,20 @@ pub async fn find_shared(
     one(db, selected(reach, &OrganizationSelector::Id(id)).lock_shared()).await
 }
 
-/// Those of these organizations that exist, each as [`find_shared`] would find it. `ids` must ascend, so that two that
-/// ask do not wait for each other in a circle.
-pub async fn list_shared(db: &impl ConnectionTrait, ids: &[OrganizationId]) -> Result<Vec<Organization>, StoreError> {
+/// Those of these organizations that exist, each as [`find_shared`] would find it, or, `alone`, as [`find_locked`]
+/// would. `ids` must ascend, so that two that ask do not wait for each other in a circle.
+pub async fn list_locked(
+    db: &impl ConnectionTrait,
+    ids: &[OrganizationId],
+    alone: bool,
+) -> Result<Vec<Organization>, StoreError> {
     let mut organizations = Vec::with_capacity(ids.len());
+    engine::line_up_all(db, ids, alone).await?;
     for chunk in rows::in_powers_of_two(ids, IDS_PER_STATEMENT) {
-        engine::line_up_shared(db, chunk).await?;
         let select = row::Entity::find()
             .filter(Column::Id.is_in(chunk.iter().map(ToString::to_string)))
-            .order_by_asc(Column::Id)
-            .lock_shared();
+            .order_by_asc(Column::Id);
+        let select = if alone { select.lock_exclusive() } else { select.lock_shared() };
         for found in db.query_all(select.as_query()).await? {
             organizations.push(rows::read::<row::Model, Organization>(&found)?);
         }

@@ -1,13 +1,14 @@
 //! Many rows in one statement of a fixed text, on PostgreSQL: each column is one parameter, an array. A parameter for
 //! each value costs more than the rows themselves, and a text for each number of rows is prepared anew each time.
-//! Arrays travel in PostgreSQL's own spelling of them (its manual, 8.15.6), since the ORM binds none.
+//! So are many values to look for. Arrays travel in PostgreSQL's own spelling of them (its manual, 8.15.6), since the
+//! ORM binds none.
 //! Must not be asked on SQLite, which has no arrays. Invariant: all columns of a statement have equally many values.
 
 use std::fmt::Write as _;
 
 use sea_orm::{
     ConnectionTrait, DbBackend, Value,
-    sea_query::{Expr, ExprTrait as _, Func, Query, SelectStatement},
+    sea_query::{Expr, ExprTrait as _, Func, Query, SelectStatement, SimpleExpr},
 };
 
 /// Whether the database takes rows as arrays.
@@ -94,6 +95,12 @@ impl ArrayColumn {
         self.text.push(if self.text.is_empty() { '{' } else { ',' });
     }
 
+    /// The values as what a column is compared with: it is equal to any of them.
+    pub(super) fn any(self) -> SimpleExpr {
+        let kind = self.kind;
+        Func::cust("any").arg(Expr::val(self.closed()).cast_as(kind)).into()
+    }
+
     fn closed(mut self) -> String {
         if self.text.is_empty() {
             self.text.push('{');
@@ -135,6 +142,15 @@ mod tests {
         bytes.push(&Value::Bytes(None));
         assert_eq!(bytes.closed(), r#"{"\\x00ab",NULL}"#);
         assert_eq!(ArrayColumn::texts().closed(), "{}");
+    }
+
+    #[test]
+    fn a_column_is_compared_with_all_values_at_once() {
+        let mut numbers = ArrayColumn::numbers();
+        numbers.push_number(Some(7));
+        let select = Query::select().column("a").from("t").and_where(Expr::col("a").eq(numbers.any())).to_owned();
+        let text = r#"SELECT "a" FROM "t" WHERE "a" = any(CAST($1 AS bigint[]))"#;
+        assert_eq!(select.build(PostgresQueryBuilder).0, text);
     }
 
     #[test]

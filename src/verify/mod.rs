@@ -14,5 +14,5 @@ pub use self::{
     feed::{Basis, Feed},
     key_caches::CacheLimits,
     records::{Freshness, Records},
-    slow_checks::SlowChecks,
+    slow_checks::{LOOKED_UP_MAX as SLOW_LOOKED_UP_MAX, SlowChecks},
 };

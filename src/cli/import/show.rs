@@ -51,6 +51,7 @@ pub(super) fn report_json(report: &Report) -> String {
         ("resumed", json!(report.resumed)),
         ("interrupted", json!(report.interrupted)),
         ("seconds", seconds(report.elapsed)),
+        ("withheld", json!(report.withheld)),
         ("refused_file", json!(report.refused_file.as_ref().map(|path| path.to_string_lossy()))),
         ("tables", report.tables.iter().map(|table| object(table_fields(table))).collect()),
     ]))
@@ -71,6 +72,11 @@ pub(super) fn report_text(report: &Report) -> String {
     section(&mut text, created, "scheme", "keys", &of(|table| &table.schemes));
     section(&mut text, "Refused, by reason", "reason", "rows", &of(|table| &table.refusals));
     section(&mut text, "Changed on the way, by note", "note", "rows", &of(|table| &table.notes));
+    // A plan counts such rows with the others: a run that accepts what is refused reads them.
+    if report.dry_run && !report.withheld.is_empty() {
+        let tables = output::escape(&report.withheld.join(", "));
+        let _ = write!(text, "\nPast requests that a run would leave for later: {tables}\n");
+    }
     if let Some(path) = report.refused_file.as_ref().filter(|_| report.refused() > 0) {
         let path = path.to_string_lossy();
         let _ = write!(text, "\nThe ids of refused rows and the reasons are in {}\n", output::escape(&path));

@@ -107,7 +107,8 @@ fn check_table_names(top: &Part<'_>, problems: &mut Problems<'_>, mapping: &Mapp
             return;
         }
         if !seen.insert(name) {
-            top.note(problems, "keys", &format!("table {name:?} must stand in the mapping once; use a view for more"));
+            let words = "must stand in the mapping once: read it again by a mapping with another source";
+            top.note(problems, "keys", &format!("table {name:?} {words}"));
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Getting rid of columns in the source: the only code that writes there.
 //!
-//! PostgreSQL and SQLite: one transaction that locks the tables first, so that what is read through it, for a
-//! fingerprint, is what is dropped. MySQL and MariaDB lock the tables too, but commit each statement by itself: one
-//! ALTER TABLE a table. Nothing is dropped with CASCADE: a column that something other than an index depends on is
-//! refused in words. Invariant: nothing is committed after a statement has failed, and what was dropped is described in
-//! an [`Undo`] before it is.
+//! PostgreSQL and SQLite: one transaction that keeps writers out first, so that what is read through it, for a
+//! fingerprint, is what is dropped, and readers only while it drops. MySQL and MariaDB lock everybody out from the
+//! beginning, and commit each statement by itself: one ALTER TABLE a table. Nothing is dropped with CASCADE: a column
+//! that something other than an index or a UNIQUE constraint depends on is refused in words. Invariant: nothing is
+//! committed after a statement has failed, and what was dropped is described in an [`Undo`] before it is.
 
 mod mysql;
 mod postgres;
@@ -24,7 +24,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// What dropping columns of a table means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DropPlan {
-    /// The statements, indexes first.
+    /// The statements, those on indexes and UNIQUE constraints first.
     pub statements: Vec<String>,
     /// What was there.
     pub undo: Undo,
@@ -45,7 +45,8 @@ enum Held {
 }
 
 impl Contract {
-    /// Begins, and locks the tables: nobody else reads or writes them until the end.
+    /// Begins, and locks the tables: nobody else writes them until the end. Of MySQL and MariaDB nobody reads them
+    /// either: they know no way from one lock to the other but through a gap in which others write.
     ///
     /// # Errors
     /// `Refused` where a lock is not to be had in 5 s, and for files; `Mapping` where there is no such table.
@@ -68,6 +69,20 @@ impl Contract {
         }
     }
 
+    /// Keeps readers out too, until the end: to be called once nothing is left but to drop. SQLite does so by itself
+    /// when it commits.
+    ///
+    /// # Errors
+    /// `Refused` where somebody reads on for 5 s. Nothing can be committed afterwards.
+    pub async fn keep_readers_out(&mut self, tables: &[&str]) -> Result<(), SourceError> {
+        let done = match &mut self.held {
+            Held::Postgres(source) => postgres::keep_readers_out(source, tables).await,
+            Held::Sqlite(_) | Held::MySql(_) => Ok(()),
+        };
+        self.failed |= done.is_err();
+        done
+    }
+
     /// As [`super::Source::read`], under the lock.
     ///
     /// # Errors
@@ -82,7 +97,7 @@ impl Contract {
         rows
     }
 
-    /// Plans to drop columns of a table, with the indexes that hold them. Drops nothing.
+    /// Plans to drop columns of a table, with the indexes and UNIQUE constraints that hold them. Drops nothing.
     ///
     /// # Errors
     /// `Refused` with everything that depends on a column, a line each; `Mapping` where table or column are not there.
@@ -201,7 +216,8 @@ pub async fn describe(url: &SourceUrl, drops: &[(String, Vec<String>)]) -> Resul
     if problems.is_empty() { Ok(plans) } else { Err(SourceError::Refused(problems.join("\n"))) }
 }
 
-/// Brings columns and indexes back that are not there, the columns as NULL. Gives the statements that were run.
+/// Brings columns, indexes and UNIQUE constraints back that are not there, the columns as NULL. Gives the statements
+/// that were run.
 ///
 /// # Errors
 /// The database's own; nothing is done then, but for MySQL, which commits each statement by itself.

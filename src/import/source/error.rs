@@ -85,13 +85,13 @@ pub(super) async fn connected<C>(connecting: impl Future<Output = Result<C, sqlx
 }
 
 /// Waits for an answer. The database's own timeout comes first; this one is for a database that does not answer.
-pub(super) async fn within<T>(
+pub(super) async fn within<T, E: Into<SourceError>>(
     statement_timeout: Duration,
-    work: impl Future<Output = Result<T, SourceError>>,
+    work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, SourceError> {
     let bound = statement_timeout.saturating_add(GRACE);
     match tokio::time::timeout(bound, work).await {
-        Ok(answer) => answer,
+        Ok(answer) => answer.map_err(Into::into),
         Err(_) => Err(SourceError::Unreachable(format!("no answer within {} s", bound.as_secs()))),
     }
 }

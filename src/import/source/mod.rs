@@ -175,6 +175,15 @@ fn count_of(cells: &[rows::Cells]) -> u64 {
     cells.first().and_then(|cells| cells.text(0).parse().ok()).unwrap_or(0)
 }
 
+/// A problem for each column that is asked for and that a table does not have, the id first. `columns` are rows of the
+/// catalog that begin with a name.
+fn lacking(ask: &Ask, columns: &[rows::Cells], is_same: fn(&str, &str) -> bool) -> Vec<String> {
+    let known = || columns.iter().map(|cells| cells.text(0));
+    let asked = std::iter::once(&ask.id).chain(ask.columns.iter().map(|column| &column.name));
+    let absent = asked.filter(|name| !known().any(|column| is_same(column, name)));
+    absent.map(|name| no_column(&ask.table, name, known())).collect()
+}
+
 /// A problem of a mapping: no such column. A file has no name of a table.
 fn no_column<'a>(table: &str, name: &str, mut known: impl Iterator<Item = &'a str>) -> String {
     let close = known.find(|other| other.eq_ignore_ascii_case(name));

@@ -8,14 +8,14 @@
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, MySql, MySqlConnection,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, MySql, MySqlConnection, SqlSafeStr,
     mysql::MySqlConnectOptions,
 };
 
 use super::{
     Ask, AskColumn, Plan, Row, SourceError, count_of,
     error::{connected, within},
-    limit_of, no_column,
+    lacking, limit_of,
     rows::{self, Cells, quoted, split_table},
 };
 use crate::config::SourceUrl;
@@ -91,9 +91,7 @@ impl MySqlSource {
 
     pub(super) async fn count(&mut self, ask: &Ask) -> Result<u64, SourceError> {
         let plan = self.plan(ask).await?;
-        let query = sqlx::query::<MySql>(AssertSqlSafe(Arc::clone(&plan.count)));
-        let cells = within(self.statement_timeout, rows::catalog(self.connection.fetch(query))).await?;
-        Ok(count_of(&cells))
+        Ok(count_of(&self.catalog(AssertSqlSafe(Arc::clone(&plan.count)), &[]).await?))
     }
 
     pub(super) async fn read(&mut self, ask: &Ask, after: Option<&str>, limit: usize) -> Result<Vec<Row>, SourceError> {
@@ -121,8 +119,8 @@ impl MySqlSource {
         self.connection.execute(AssertSqlSafe(statement)).await.map(|_| ()).map_err(SourceError::from)
     }
 
-    /// Asks the catalog.
-    pub(super) async fn catalog(&mut self, sql: &'static str, texts: &[&str]) -> Result<Vec<Cells>, SourceError> {
+    /// Asks the catalog, or for a count.
+    pub(super) async fn catalog(&mut self, sql: impl SqlSafeStr, texts: &[&str]) -> Result<Vec<Cells>, SourceError> {
         let mut query = sqlx::query::<MySql>(sql);
         for text in texts {
             query = query.bind(*text);
@@ -161,12 +159,7 @@ impl MySqlSource {
         let table = self.table(&ask.table).await?;
         let columns = self.columns(&table).await?;
         let unique = self.catalog(UNIQUE, &[&table.schema, &table.name]).await?;
-        let mut problems = Vec::new();
-        for name in std::iter::once(&ask.id).chain(ask.columns.iter().map(|column| &column.name)) {
-            if find(&columns, name).is_none() {
-                problems.push(no_column(&ask.table, name, columns.iter().map(|cells| cells.text(0))));
-            }
-        }
+        let mut problems = lacking(ask, &columns, str::eq_ignore_ascii_case);
         let mut key = None;
         if let Some(id) = find(&columns, &ask.id) {
             if id.is(3) {

@@ -8,14 +8,14 @@
 use std::{str::FromStr as _, sync::Arc, time::Duration};
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Postgres,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, PgConnection, Postgres, SqlSafeStr,
     postgres::PgConnectOptions,
 };
 
 use super::{
     Ask, Plan, Row, SourceError, count_of,
     error::{connected, within},
-    limit_of, no_column,
+    lacking, limit_of,
     rows::{self, Cells, quoted, split_table},
 };
 use crate::config::SourceUrl;
@@ -93,9 +93,7 @@ impl PostgresSource {
 
     pub(super) async fn count(&mut self, ask: &Ask) -> Result<u64, SourceError> {
         let plan = self.plan(ask).await?;
-        let query = sqlx::query::<Postgres>(AssertSqlSafe(Arc::clone(&plan.count))).persistent(false);
-        let cells = within(self.statement_timeout, rows::catalog(self.connection.fetch(query))).await?;
-        Ok(count_of(&cells))
+        Ok(count_of(&self.catalog(AssertSqlSafe(Arc::clone(&plan.count)), &[]).await?))
     }
 
     pub(super) async fn read(&mut self, ask: &Ask, after: Option<&str>, limit: usize) -> Result<Vec<Row>, SourceError> {
@@ -115,14 +113,11 @@ impl PostgresSource {
 
     /// Runs statements that give no rows.
     pub(super) async fn run(&mut self, statements: String) -> Result<(), SourceError> {
-        let timeout = self.statement_timeout;
-        let running =
-            async { self.connection.execute(AssertSqlSafe(statements)).await.map(|_| ()).map_err(SourceError::from) };
-        within(timeout, running).await
+        within(self.statement_timeout, self.connection.execute(AssertSqlSafe(statements))).await.map(|_| ())
     }
 
-    /// Asks the catalog.
-    pub(super) async fn catalog(&mut self, sql: &'static str, texts: &[&str]) -> Result<Vec<Cells>, SourceError> {
+    /// Asks the catalog, or for a count.
+    pub(super) async fn catalog(&mut self, sql: impl SqlSafeStr, texts: &[&str]) -> Result<Vec<Cells>, SourceError> {
         let mut query = sqlx::query::<Postgres>(sql).persistent(false);
         for text in texts {
             query = query.bind(*text);
@@ -159,13 +154,8 @@ impl PostgresSource {
         }
         let columns = self.catalog(COLUMNS, &[&table.oid]).await?;
         let unique = self.catalog(UNIQUE, &[&table.oid]).await?;
-        let known = |name: &str| columns.iter().find(|cells| cells.text(0) == name);
-        for name in std::iter::once(&ask.id).chain(ask.columns.iter().map(|column| &column.name)) {
-            if known(name).is_none() {
-                problems.push(no_column(&ask.table, name, columns.iter().map(|cells| cells.text(0))));
-            }
-        }
-        let id = known(&ask.id);
+        problems.extend(lacking(ask, &columns, |column, asked| column == asked));
+        let id = columns.iter().find(|cells| cells.text(0) == ask.id);
         if id.is_some_and(|id| !id.is(1)) {
             problems.push(format!("column {:?} of {:?} may be NULL and so is no id", ask.id, ask.table));
         }

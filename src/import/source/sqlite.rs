@@ -16,14 +16,14 @@ use std::{
 };
 
 use sqlx::{
-    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, Sqlite, SqliteConnection,
+    AssertSqlSafe, ConnectOptions as _, Connection as _, Executor as _, SqlSafeStr, Sqlite, SqliteConnection,
     sqlite::SqliteConnectOptions,
 };
 
 use super::{
     Ask, Plan, Row, SourceError, count_of,
     error::{connected, within},
-    limit_of, no_column,
+    lacking, limit_of,
     rows::{self, Cells, quoted, split_table},
 };
 use crate::config::SourceUrl;
@@ -118,7 +118,7 @@ impl SqliteSource {
 
     pub(super) async fn count(&mut self, ask: &Ask) -> Result<u64, SourceError> {
         let plan = self.plan(ask).await?;
-        Ok(count_of(&self.select(Arc::clone(&plan.0.count)).await?))
+        Ok(count_of(&self.catalog(AssertSqlSafe(Arc::clone(&plan.0.count)), &[]).await?))
     }
 
     pub(super) async fn read(&mut self, ask: &Ask, after: Option<&str>, limit: usize) -> Result<Vec<Row>, SourceError> {
@@ -147,24 +147,15 @@ impl SqliteSource {
     /// Runs a statement that gives no rows.
     pub(super) async fn run(&mut self, statement: String) -> Result<(), SourceError> {
         self.deadline.set(self.statement_timeout);
-        let timeout = self.statement_timeout;
-        let running =
-            async { self.connection.execute(AssertSqlSafe(statement)).await.map(|_| ()).map_err(SourceError::from) };
-        within(timeout, running).await
+        within(self.statement_timeout, self.connection.execute(AssertSqlSafe(statement))).await.map(|_| ())
     }
 
-    /// Asks the catalog.
-    pub(super) async fn catalog(&mut self, sql: &'static str, texts: &[&str]) -> Result<Vec<Cells>, SourceError> {
+    /// Asks the catalog, or for a few texts.
+    pub(super) async fn catalog(&mut self, sql: impl SqlSafeStr, texts: &[&str]) -> Result<Vec<Cells>, SourceError> {
         let mut query = sqlx::query::<Sqlite>(sql).persistent(false);
         for text in texts {
             query = query.bind(*text);
         }
-        self.deadline.set(self.statement_timeout);
-        within(self.statement_timeout, rows::catalog(self.connection.fetch(query))).await
-    }
-
-    async fn select(&mut self, sql: Arc<str>) -> Result<Vec<Cells>, SourceError> {
-        let query = sqlx::query::<Sqlite>(AssertSqlSafe(sql)).persistent(false);
         self.deadline.set(self.statement_timeout);
         within(self.statement_timeout, rows::catalog(self.connection.fetch(query))).await
     }
@@ -194,23 +185,17 @@ impl SqliteSource {
         let table = self.table(&ask.table).await?;
         let columns = self.catalog(COLUMNS, &[&table]).await?;
         let unique = self.catalog(UNIQUE, &[&table]).await?;
-        let mut problems = Vec::new();
-        let known = |name: &str| columns.iter().any(|cells| cells.text(0).eq_ignore_ascii_case(name));
-        for name in std::iter::once(&ask.id).chain(ask.columns.iter().map(|column| &column.name)) {
-            if !known(name) {
-                problems.push(no_column(&ask.table, name, columns.iter().map(|cells| cells.text(0))));
-            }
-        }
+        let mut problems = lacking(ask, &columns, str::eq_ignore_ascii_case);
         let table = format!("\"main\".{}", quoted(&table, '"'));
         let mut order = None;
         let mut kind = IdKind::Integer;
-        if known(&ask.id) {
+        if columns.iter().any(|cells| cells.text(0).eq_ignore_ascii_case(&ask.id)) {
             order = collation(&ask.id, &columns, &unique);
             if order.is_none() {
                 problems.push(format!("column {:?} of {:?} has no unique index and so is no id", ask.id, ask.table));
             }
             let sql = format!("SELECT DISTINCT typeof(s.{}) FROM {table} AS s", quoted(&ask.id, '"'));
-            match kind_of(&self.select(sql.into()).await?) {
+            match kind_of(&self.catalog(AssertSqlSafe(sql), &[]).await?) {
                 Ok(found) => kind = found,
                 Err(reason) => problems.push(format!("column {:?} of {:?} {reason}", ask.id, ask.table)),
             }

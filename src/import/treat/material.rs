@@ -13,15 +13,8 @@ use crate::{
         },
         secret::{SECRET_BYTES_MAX, digest_of_presented},
     },
-    import::{
-        mapping::Field,
-        source::Row,
-        values::{reveals, trim},
-    },
+    import::{mapping::Field, source::Row, values::trim},
 };
-
-/// Texts shorter than this are not looked at for a secret of which only the digest is known.
-const SUSPECT_LENGTH_MIN: usize = 8;
 
 /// What Keystead is to know a secret by, as the source holds it.
 pub(super) struct Given<'a> {
@@ -44,15 +37,6 @@ impl Given<'_> {
             plaintext_as_digest: None,
             is_trimmed: false,
             is_weak: false,
-        }
-    }
-
-    /// Whether a text that is to be stored holds the secret, as far as that can be told.
-    pub(super) fn is_revealed_by(&self, text: &str) -> bool {
-        match (self.secret, &self.material) {
-            (Some(secret), _) => reveals(text, secret),
-            (None, Material::Digest(digest)) => text.len() >= SUSPECT_LENGTH_MIN && Digest::of(text) == *digest,
-            (None, Material::Slow(_) | Material::Missing) => false,
         }
     }
 

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::domain::Invalid;
+use crate::domain::{Invalid, import::REQUEST_COUNT_MAX};
 
 /// The longest number, in characters; numbers of databases are shorter.
 const LENGTH_MAX: usize = 64;
@@ -27,6 +27,15 @@ enum Finer {
 /// Refuses anything else, and what does not fit into 63 bits.
 pub fn parse_count(text: &str) -> Result<i64, Invalid> {
     scaled(text, 0, Finer::Refused).ok_or_else(|| Invalid::new("must be a whole number that is not negative"))
+}
+
+/// Reads how often a key was used.
+///
+/// # Errors
+/// Refuses what [`parse_count`] refuses, and more than [`REQUEST_COUNT_MAX`].
+pub fn parse_request_count(text: &str) -> Result<i64, Invalid> {
+    let count = parse_count(text)?;
+    if count <= REQUEST_COUNT_MAX { Ok(count) } else { Err(Invalid::new("must be at most 10^12")) }
 }
 
 /// Reads US dollars as a decimal number, as millionths of a dollar. What is finer is rounded, half up.

@@ -1,15 +1,16 @@
-//! Which rows of a batch are here already, and whether what is here may stand for them.
+//! Which rows of a batch are here already, and whether what is here may stand for them. In a dry run, keys that would
+//! be here by then stand beside those that are, and there are no other rules for them.
 //! Must not write. Invariant: a row whose key may less than the one that is here is refused, so that bringing a key in
 //! twice never makes it live longer, or do more, than its strictest row says; and a row that came before with another
 //! secret is refused, so that nobody thinks that the new one is in.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use super::{ImportBatch, ImportItem, ItemResult, source_id_of};
+use super::{ImportBatch, ImportItem, ItemResult, source_id_of, to_write};
 use crate::{
     domain::{
         digest::Digest,
-        ids::{KeyId, OrganizationId},
+        ids::{KeyId, OrganizationId, RecordId},
         import::{ImportedKey, Material, Refusal, Refused, Scheme},
         key::StoredStatus,
         time::Timestamp,
@@ -17,12 +18,52 @@ use crate::{
     service::ServiceError,
     store::{
         Database,
-        imported_keys::{self, Held, HeldSettings},
+        imported_keys::{self, ETAG_PLANNED, Held, HeldSettings},
         slow_keys::mark_of,
     },
 };
 
+/// The id of a key that would be here and would get a new one.
+pub(super) const NO_ID: KeyId = KeyId::from_u128(0);
+
+impl ImportItem {
+    /// The key that this would become, as it would be found; what no row is compared with is left empty.
+    #[must_use]
+    pub fn planned(&self, import_id: RecordId) -> Held {
+        let key = &self.key;
+        let stored_hash = match &key.material {
+            // By that it is known as well, and it is as long for each of them.
+            Material::Slow(hash) => Some(mark_of(hash)),
+            Material::Digest(_) | Material::Missing => None,
+        };
+        Held {
+            id: key.kept_id.unwrap_or(NO_ID),
+            organization_id: self.organization_id,
+            digest: key.material.digest().copied(),
+            decoded_digest: key.decoded_digest(),
+            scheme: key.material.scheme(),
+            stored_hash,
+            status: key.status,
+            expire_time: key.expire_time,
+            name: String::new(),
+            owner_id: String::new(),
+            import_id: Some(import_id),
+            source_id: source_id_of(key),
+            last_used_time: None,
+            request_count: 0,
+            settings: HeldSettings::of(key),
+            etag: ETAG_PLANNED,
+        }
+    }
+}
+
+/// Whether a key is not here, and only would be.
+fn is_planned(held: &Held) -> bool {
+    held.etag == ETAG_PLANNED
+}
+
 /// The keys that rows of a batch may meet.
+#[derive(Default)]
 #[expect(clippy::struct_field_names, reason = "each says by what it is found")]
 pub(super) struct Known {
     by_source_id: HashMap<String, Held>,
@@ -55,6 +96,10 @@ pub(super) async fn meets_hash(
     results: &[Option<ItemResult>],
 ) -> Result<bool, ServiceError> {
     let hashes = hashes_of(&open(batch, results));
+    let planned: HashSet<&str> = batch.planned.iter().filter_map(|held| held.stored_hash.as_deref()).collect();
+    if hashes.iter().any(|hash| planned.contains(hash.as_str())) {
+        return Ok(true);
+    }
     Ok(!imported_keys::list_by_stored_hashes(db, &hashes).await?.is_empty())
 }
 
@@ -73,12 +118,47 @@ impl Known {
         let by_digest = imported_keys::list_by_digests(db, &digests).await?;
         let by_hash = imported_keys::list_by_stored_hashes(db, &hashes_of(&open)).await?;
         let by_id = imported_keys::list_by_ids(db, &ids).await?;
-        Ok(Self {
+        let mut known = Self {
             by_source_id: of_import.into_iter().filter_map(|held| Some((held.source_id.clone()?, held))).collect(),
             by_digest: by_digest.into_iter().filter_map(|held| Some((held.digest?, held))).collect(),
             by_hash: by_hash.into_iter().filter_map(|held| Some((held.stored_hash.clone()?, held))).collect(),
             by_id: by_id.into_iter().map(|held| (held.id, held)).collect(),
-        })
+        };
+        known.add(&batch.planned);
+        Ok(known)
+    }
+
+    /// Adds keys that would be here; those that are here come before them.
+    pub(super) fn add(&mut self, planned: &[Held]) {
+        for held in planned {
+            let own = || held.clone();
+            if let Some(source_id) = &held.source_id {
+                self.by_source_id.entry(source_id.clone()).or_insert_with(own);
+            }
+            if let Some(digest) = held.digest {
+                self.by_digest.entry(digest).or_insert_with(own);
+            }
+            if let Some(hash) = &held.stored_hash {
+                self.by_hash.entry(hash.clone()).or_insert_with(own);
+            }
+            if held.id != NO_ID {
+                self.by_id.entry(held.id).or_insert_with(own);
+            }
+        }
+    }
+
+    /// Gives the rows the results that writing them would: what nothing stands in the way of would be created, and the
+    /// others meet that too. As in a run, a row that gave way to one that was not created either has none.
+    pub(super) fn plan(&mut self, batch: &ImportBatch, results: &mut [Option<ItemResult>]) {
+        for (at, item) in to_write(batch, results) {
+            if self.met_by(item).is_none()
+                && let Some(result) = results.get_mut(at)
+            {
+                *result = Some(ItemResult::WouldCreate);
+                self.add(&[item.planned(batch.import_id)]);
+            }
+        }
+        self.classify(batch, results);
     }
 
     /// Gives a result to each row that meets a key.
@@ -95,8 +175,10 @@ impl Known {
         if let Some(held) = of_row
             && held.organization_id == item.organization_id
         {
-            let is_same = is_same(&item.key, held);
-            return Some(if is_same { ItemResult::Existing(held.id) } else { row_changed(Some(held.id)) });
+            if is_same(&item.key, held) {
+                return Some(ItemResult::Existing(held.id));
+            }
+            return Some(row_changed((!is_planned(held)).then_some(held.id)));
         }
         let same_secret = match &item.key.material {
             Material::Digest(digest) => self.by_digest.get(digest),
@@ -104,12 +186,12 @@ impl Known {
             Material::Missing => None,
         };
         if let Some(held) = same_secret {
-            return Some(Met::here(held).result_for(item));
+            return Some(Met::of(held).result_for(item));
         }
         if let Some((id, held)) = item.key.kept_id.and_then(|id| Some((id, self.by_id.get(&id)?))) {
             let both_missing = item.key.material.scheme() == Scheme::Missing && held.scheme == Scheme::Missing;
             if both_missing && held.organization_id == item.organization_id {
-                return Some(Met::here(held).result_for(item));
+                return Some(Met::of(held).result_for(item));
             }
             let message = format!("the id {id} is another key's");
             return Some(ItemResult::Refused(Refused::new(Refusal::IdTaken, message)));
@@ -146,6 +228,7 @@ struct Met {
     organization_id: OrganizationId,
     /// `None` in a dry run, where it would be created too.
     id: Option<KeyId>,
+    /// The same, but that one which it keeps is known.
     kept_id: Option<KeyId>,
     status: StoredStatus,
     expire_time: Option<Timestamp>,
@@ -154,27 +237,16 @@ struct Met {
 }
 
 impl Met {
-    fn here(held: &Held) -> Self {
-        let untouched = held.etag == 1 && held.import_id.is_some();
+    fn of(held: &Held) -> Self {
+        let is_planned = is_planned(held);
+        let untouched = (held.etag == 1 || is_planned) && held.import_id.is_some();
         Self {
             organization_id: held.organization_id,
-            id: Some(held.id),
-            kept_id: Some(held.id),
+            id: (!is_planned).then_some(held.id),
+            kept_id: (!is_planned || held.id != NO_ID).then_some(held.id),
             status: held.status,
             expire_time: held.expire_time,
             settings: untouched.then(|| held.settings.clone()),
-        }
-    }
-
-    /// The key that a row of the same batch would become.
-    fn planned(item: &ImportItem) -> Self {
-        Self {
-            organization_id: item.organization_id,
-            id: None,
-            kept_id: item.key.kept_id,
-            status: item.key.status,
-            expire_time: item.key.expire_time,
-            settings: Some(HeldSettings::of(&item.key)),
         }
     }
 
@@ -191,7 +263,7 @@ impl Met {
             let message = "the same key is here from another row, which lets it live longer than this one says";
             return refused(Refusal::DuplicateDiffers, message);
         }
-        if self.settings.as_ref().is_some_and(|settings| differ(settings, &HeldSettings::of(&item.key))) {
+        if self.settings.as_ref().is_some_and(|settings| !settings.differing(&HeldSettings::of(&item.key)).is_empty()) {
             let message = "the same key is here from another row, with other scopes, networks, limits or credits";
             return refused(Refusal::DuplicateDiffers, message);
         }
@@ -210,14 +282,6 @@ fn is_stricter(item: &ImportItem, held: &Met) -> bool {
     rank(item.key.status) > rank(held.status) || ends_earlier
 }
 
-/// Whether what is here may something else than a row says. Credits that were spent here are no difference.
-fn differ(held: &HeldSettings, row: &HeldSettings) -> bool {
-    let spent_from = row.credits_refill_amount != 0 || held.credits_remaining <= row.credits_remaining;
-    let same_credits = held.credits_remaining.is_some() == row.credits_remaining.is_some() && spent_from;
-    let settings = HeldSettings { credits_remaining: row.credits_remaining, ..held.clone() };
-    !same_credits || settings != *row
-}
-
 /// What a secret is known by.
 #[derive(PartialEq, Eq, Hash)]
 pub(super) enum Identity<'b> {
@@ -232,63 +296,6 @@ impl<'b> Identity<'b> {
             Material::Digest(digest) => Some(Self::Digest(digest)),
             Material::Slow(hash) => Some(Self::Hash(hash.expose())),
             Material::Missing => None,
-        }
-    }
-}
-
-/// In a dry run the rows of one batch meet each other as they would meet in the database.
-pub(super) fn would_meet(batch: &ImportBatch, results: &mut [Option<ItemResult>]) {
-    let mut first: HashMap<Identity<'_>, &ImportItem> = HashMap::new();
-    let mut rows: HashMap<&str, &ImportItem> = HashMap::new();
-    for (item, result) in batch.items.iter().zip(results) {
-        if result.is_some() {
-            continue;
-        }
-        let identity = Identity::of(&item.key.material);
-        let row_id = Some(item.key.source_id.as_str()).filter(|id| !id.is_empty());
-        if let Some(before) = row_id.and_then(|id| rows.get(id))
-            && identity != Identity::of(&before.key.material)
-        {
-            *result = Some(row_changed(None));
-            continue;
-        }
-        if let Some(before) = identity.as_ref().and_then(|identity| first.get(identity)) {
-            *result = Some(Met::planned(before).result_for(item));
-            continue;
-        }
-        first.extend(identity.map(|identity| (identity, item)));
-        rows.extend(row_id.map(|id| (id, item)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn settings(remaining: Option<i64>, refill_amount: i64) -> HeldSettings {
-        HeldSettings {
-            scopes: "[]".to_owned(),
-            allowed_cidrs: "[]".to_owned(),
-            rate_limits: "[]".to_owned(),
-            credits_remaining: remaining,
-            credits_refill_amount: refill_amount,
-            credits_refill_interval: String::new(),
-        }
-    }
-
-    #[test]
-    fn credits_that_were_spent_or_refilled_here_are_no_difference() {
-        assert!(!differ(&settings(Some(3), 0), &settings(Some(5), 0)));
-        assert!(!differ(&settings(Some(9), 10), &settings(Some(5), 10)));
-        assert!(!differ(&settings(None, 0), &settings(None, 0)));
-        for (held, row) in [
-            (settings(Some(5), 0), settings(Some(3), 0)),
-            (settings(None, 0), settings(Some(3), 0)),
-            (settings(Some(3), 0), settings(None, 0)),
-            (settings(Some(3), 10), settings(Some(3), 0)),
-            (settings(None, 0), HeldSettings { scopes: "[\"a\"]".to_owned(), ..settings(None, 0) }),
-        ] {
-            assert!(differ(&held, &row), "{held:?} {row:?}");
         }
     }
 }

@@ -8,10 +8,9 @@ use crate::{
     domain::{
         digest::Digest,
         ids::OrganizationId,
-        import::{GivenScheme, Refusal, Refused, spellings_of},
+        import::{GivenScheme, Refusal, Refused, decoded_digest, digest_of_hex},
         key::StoredStatus,
         organization::Organization,
-        permission::Reach,
     },
     service::{Resource, ServiceError},
     store::{Database, imported_keys, imported_organizations, key_counts, organizations},
@@ -22,8 +21,8 @@ pub(super) struct Place {
     pub(super) room: Option<i64>,
 }
 
-/// The organizations that exist, each locked as for creating a key: first those without a cap, all at once, then those
-/// with one, each alone, both in the order of their ids.
+/// The organizations that exist, each locked as for creating a key: first those without a cap, shared, then those with
+/// one, alone, both in the order of their ids.
 pub(super) async fn lock_organizations(
     transaction: &impl Database,
     wanted: BTreeSet<OrganizationId>,
@@ -33,14 +32,17 @@ pub(super) async fn lock_organizations(
     let capped: BTreeSet<OrganizationId> = unlocked.iter().filter(|one| one.max_keys > 0).map(|one| one.id).collect();
     let open: BTreeSet<OrganizationId> = unlocked.iter().map(|one| one.id).filter(|id| !capped.contains(id)).collect();
     let open: Vec<OrganizationId> = open.into_iter().collect();
-    let mut locked: Vec<Organization> = organizations::list_shared(transaction, &open).await?;
-    for id in capped {
-        locked.extend(organizations::find_locked(transaction, Reach::All, id).await?);
-    }
+    let open = organizations::list_locked(transaction, &open, false).await?;
+    let capped: Vec<OrganizationId> = capped.into_iter().collect();
+    let capped = organizations::list_locked(transaction, &capped, true).await?;
+    // A cap may have come or gone before the lock.
+    let capped_ids: Vec<OrganizationId> =
+        open.iter().chain(&capped).filter(|one| one.max_keys > 0).map(|one| one.id).collect();
+    let counts: HashMap<OrganizationId, i64> =
+        key_counts::count_each(transaction, &capped_ids).await?.into_iter().collect();
     let mut places = BTreeMap::new();
-    for organization in locked {
-        let (id, cap) = (organization.id, organization.max_keys);
-        let room = if cap > 0 { Some(cap - key_counts::count(transaction, id).await?) } else { None };
+    for Organization { id, max_keys, .. } in open.into_iter().chain(capped) {
+        let room = (max_keys > 0).then(|| max_keys - counts.get(&id).copied().unwrap_or(0));
         places.insert(id, Place { room });
     }
     Ok(places)
@@ -66,16 +68,19 @@ pub(super) async fn refuse_stored_hashes(
     batch: &ImportBatch,
     results: &mut [Option<ItemResult>],
 ) -> Result<(), ServiceError> {
-    let mut asked: Vec<Digest> = batch.items.iter().filter_map(|item| item.key.plaintext_as_digest).collect();
-    // By the digest of each way to write it.
-    let written: HashMap<Digest, Digest> = batch.items.iter().filter_map(given_hash).flat_map(as_secrets).collect();
-    asked.extend(written.keys());
-    if asked.is_empty() {
-        return Ok(());
-    }
-    let held = imported_keys::list_by_digests(db, &asked).await?;
-    let mut hashes: HashSet<Digest> = held.iter().filter_map(|key| key.digest).collect();
-    let shown: HashSet<Digest> = hashes.iter().filter_map(|digest| written.get(digest)).copied().collect();
+    let texts: Vec<Digest> = batch.items.iter().filter_map(|item| item.key.plaintext_as_digest).collect();
+    let given: Vec<Digest> = batch.items.iter().filter_map(given_hash).collect();
+    let decoded: HashMap<Digest, Digest> = given.iter().map(|digest| (decoded_digest(digest), *digest)).collect();
+    // That of a key of which the source held but a hash too.
+    let written: HashMap<Digest, Digest> = given.iter().map(|digest| (digest_of_hex(digest), *digest)).collect();
+    let wanted: Vec<Digest> = decoded.keys().copied().collect();
+    let showing = imported_keys::list_by_decoded_digests(db, &wanted).await?;
+    let wanted: Vec<Digest> = texts.iter().chain(written.keys()).copied().collect();
+    let held = imported_keys::list_by_digests(db, &wanted).await?;
+    let mut hashes: HashSet<Digest> = held.iter().chain(&batch.planned).filter_map(|key| key.digest).collect();
+    let shown_decoded = showing.iter().chain(&batch.planned).filter_map(|key| decoded.get(&key.decoded_digest?));
+    let shown: HashSet<Digest> =
+        shown_decoded.chain(hashes.iter().filter_map(|digest| written.get(digest))).copied().collect();
     let digests = batch.items.iter().filter_map(|item| item.key.material.digest());
     hashes.extend(digests.filter(|digest| !shown.contains(digest)));
     let refused = |message: &str| Some(ItemResult::Refused(Refused::new(Refusal::StoredHash, message)));
@@ -95,11 +100,6 @@ fn given_hash(item: &ImportItem) -> Option<Digest> {
         GivenScheme::Sha256Hex | GivenScheme::Sha256Base64 => item.key.material.digest().copied(),
         GivenScheme::Plaintext | GivenScheme::Bcrypt | GivenScheme::Argon2 | GivenScheme::Missing => None,
     }
-}
-
-/// The digests of the ways to write a digest, each with that one.
-fn as_secrets(digest: Digest) -> [(Digest, Digest); 6] {
-    spellings_of(&digest).map(|text| (Digest::of(&text), digest))
 }
 
 /// New keys that find no room under their organization's cap. Revoked ones take none, and the same secret once more

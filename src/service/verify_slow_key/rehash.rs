@@ -22,10 +22,11 @@ use crate::{
 /// Who acts in the audit events of a verification.
 const ACTOR: &str = "verification";
 
-/// Stores the digest in the place of the slow hash, with an audit event.
+/// Stores the digest in the place of the slow hash, with an audit event. Where the secret reads as a digest itself, the
+/// SHA-256 of what it says stands beside it, so that no key comes in later whose stored hash it would be.
 pub(super) async fn store_digest(
     context: &Arc<Context>,
-    digest: Digest,
+    (digest, decoded_digest): (Digest, Option<Digest>),
     (id, organization_id): (KeyId, OrganizationId),
     hash: SlowHash,
     now: Timestamp,
@@ -34,7 +35,7 @@ pub(super) async fn store_digest(
     let scheme = hash.scheme().scheme();
     let work = async move {
         let transaction = own.store.begin().await?;
-        match slow_keys::update_to_digest(&transaction, id, &hash, &digest).await {
+        match slow_keys::update_to_digest(&transaction, id, &hash, &digest, decoded_digest.as_ref()).await {
             // Somebody else has stored it, or the key is gone: whoever looks again sees.
             Ok(false) => return Ok(Found::Rehashed(scheme)),
             Ok(true) => {}

@@ -1,5 +1,5 @@
 //! What one process knows of keys without a digest: whether there are any and what they look like, which secrets fit
-//! none, how far searches have come, and which are under way.
+//! none, and which searches are under way; how far they have come is `progress.rs`'s.
 //! Must not decide what is said of a key. Invariant: everything here is bounded in number and in age.
 
 use std::{
@@ -14,6 +14,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+use super::progress::Chains;
 use crate::{
     clock::Uptime,
     domain::{digest::Digest, ids::KeyId, import::Scheme, permission::Reach, record::KeyRecord},
@@ -28,7 +29,7 @@ use crate::{
 
 /// For how long the outline of such keys is taken as known: a key that another process imports may be unknown for so
 /// long. Where it takes long to ask, it is asked less often, so that asking takes a small part of the time.
-const OUTLINE_AGE: Duration = Duration::from_secs(1);
+pub(super) const OUTLINE_AGE: Duration = Duration::from_secs(1);
 const OUTLINE_REST: u32 = 20;
 /// For how long an older outline still serves while a new one is asked for, so that nobody waits for it.
 const OUTLINE_GRACE: Duration = Duration::from_secs(4);
@@ -37,18 +38,24 @@ const REJECTED_AGE_MAX: Duration = Duration::from_secs(5);
 const REJECTED_MAX: u64 = 10_000;
 /// For how long it is known that a named key has no hash and is disabled.
 const WITHOUT_HASH_AGE: Duration = Duration::from_secs(1);
-/// Searches at once, and those of them that ask the database: a flood of unknown secrets must not take it from the
-/// look-ups of others.
-const SEARCHES_MAX: usize = 256;
+/// Searches at once, those of them that have the same reach, so that one asker leaves places to others, and those that
+/// ask the database: a flood of unknown secrets must not take it from the look-ups of others.
+const SEARCHES_MAX: usize = 1024;
+pub(super) const SEARCHES_EACH_MAX: usize = 256;
 const QUERIES_AT_ONCE: usize = 2;
-/// Searches whose progress is remembered.
-const PROGRESS_MAX: usize = 1000;
 
 /// What keys without a digest look like, as of a while ago.
 #[derive(Clone)]
 struct Known {
     outline: Arc<Outline>,
     until: Uptime,
+}
+
+/// The outline, and how often all was forgotten, since keys had been imported here.
+#[derive(Default)]
+struct Memory {
+    known: Option<Known>,
+    forgotten: u64,
 }
 
 /// What is looked for: a secret, among the keys that may be its.
@@ -69,11 +76,13 @@ impl Slot for Ask {
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Found {
     Nothing,
+    /// The key that was named has another secret, whatever else is imported.
+    Different,
     /// The digest of this scheme's key stands in the database now.
     Rehashed(Scheme),
     /// The named key has nothing to compare a secret with.
     WithoutHash(KeyId),
-    /// Too many candidates to check them all, and none of those that were checked fits.
+    /// None of those that were checked fits, and there are more, or more came in meanwhile.
     TooMany,
     /// The checks that wait are as many as may.
     Busy,
@@ -87,14 +96,14 @@ pub(super) type Flights = Mutex<HashMap<Ask, watch::Receiver<Option<Found>>>>;
 pub struct SlowKeys {
     pub(super) checks: SlowChecks,
     /// Whether there are any and what they look like.
-    outline: Mutex<Option<Known>>,
+    memory: Mutex<Memory>,
     /// Asks that, for all who want to know at once.
     ask_outline: Turns<(), (), Arc<Outline>>,
     /// Who may search, and who of them may ask the database for candidates.
     pub(super) searches: Arc<Semaphore>,
     pub(super) queries: Semaphore,
-    /// Up to where a search came that had too many candidates: the next one goes on from there.
-    progress: Mutex<HashMap<Ask, KeyId>>,
+    /// Up to where searches came that had too many candidates: the next ones go on from there.
+    pub(super) chains: Chains,
     /// Named keys that have no hash and were disabled a moment ago.
     without_hash: GenerationCache<Ask, Arc<KeyRecord>>,
     rejected: GenerationCache<Ask, ()>,
@@ -117,11 +126,11 @@ impl SlowKeys {
         let (runtime, tasks) = (Handle::current(), TaskTracker::new());
         Self {
             checks: SlowChecks::default(),
-            outline: Mutex::default(),
+            memory: Mutex::default(),
             ask_outline: Turns::new(store, runtime, tasks, 1, Box::new(find)),
             searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
             queries: Semaphore::new(QUERIES_AT_ONCE),
-            progress: Mutex::default(),
+            chains: Chains::new(),
             without_hash: GenerationCache::new(REJECTED_MAX, WITHOUT_HASH_AGE),
             rejected: GenerationCache::new(REJECTED_MAX, REJECTED_AGE_MAX),
             nothing: Arc::default(),
@@ -147,35 +156,32 @@ impl SlowKeys {
         matches!(self.rejected.get(ask, Uptime::now()), Some(Hit::Fresh(_) | Hit::Ageing(_)))
     }
 
-    pub(super) fn reject(&self, ask: Ask) {
+    /// Notes that a secret fits none, as of a search that began when so often all had been forgotten. Where it was
+    /// forgotten since, keys may have come in that the search passed over: nothing is noted, and it says so.
+    pub(super) fn reject(&self, ask: Ask, forgotten: u64) -> bool {
+        // Before it is compared: what is forgotten after that makes this older than its slot.
         let begun = self.rejected.begin_load(&ask, Uptime::now());
-        self.rejected.insert(ask, self.nothing.clone(), begun);
+        let holds = self.forgotten() == forgotten;
+        if holds {
+            self.rejected.insert(ask, self.nothing.clone(), begun);
+        }
+        holds
     }
 
-    /// Forgets what was known: keys have been imported.
+    /// How often all was forgotten.
+    pub(super) fn forgotten(&self) -> u64 {
+        locked(&self.memory).forgotten
+    }
+
+    /// Forgets what was known: keys have been imported. Call it before the import is answered.
     pub fn forget(&self) {
-        *locked(&self.outline) = None;
+        {
+            let mut memory = locked(&self.memory);
+            *memory = Memory { known: None, forgotten: memory.forgotten + 1 };
+        }
         self.rejected.evict_all();
         self.without_hash.evict_all();
-    }
-
-    /// The key up to which candidates were checked by the search before this one.
-    pub(super) fn progress(&self, ask: &Ask) -> Option<KeyId> {
-        locked(&self.progress).get(ask).copied()
-    }
-
-    /// Notes how far a search has come; `None` where it is over.
-    pub(super) fn note_progress(&self, ask: Ask, last: Option<KeyId>) {
-        let mut progress = locked(&self.progress);
-        match last {
-            Some(last) if progress.len() < PROGRESS_MAX || progress.contains_key(&ask) => {
-                progress.insert(ask, last);
-            }
-            Some(_) => {}
-            None => {
-                progress.remove(&ask);
-            }
-        }
+        self.chains.forget();
     }
 
     /// What was answered a moment ago for a named key that has no hash.
@@ -204,7 +210,7 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// What the keys without a digest look like. Only the first who asks waits for the database; later an outline that is
 /// a little too old serves while a new one is asked for.
 pub(super) async fn outline(context: &Arc<Context>) -> Result<Arc<Outline>, ServiceError> {
-    let known = locked(&context.slow_keys.outline).clone();
+    let known = locked(&context.slow_keys.memory).known.clone();
     let now = Uptime::now();
     match known {
         Some(known) if now < known.until => Ok(known.outline),
@@ -218,10 +224,14 @@ pub(super) async fn outline(context: &Arc<Context>) -> Result<Arc<Outline>, Serv
 }
 
 async fn ask_outline(context: &Context) -> Result<Arc<Outline>, ServiceError> {
-    let asked = Uptime::now();
+    let (asked, forgotten) = (Uptime::now(), context.slow_keys.forgotten());
     let outline = context.slow_keys.ask_outline.ask((), ()).await?;
     let now = Uptime::now();
     let until = now.plus(OUTLINE_AGE.max(now.since(asked) * OUTLINE_REST));
-    *locked(&context.slow_keys.outline) = Some(Known { outline: outline.clone(), until });
+    let mut memory = locked(&context.slow_keys.memory);
+    // What was imported while it was asked may be missing.
+    if memory.forgotten == forgotten {
+        memory.known = Some(Known { outline: outline.clone(), until });
+    }
     Ok(outline)
 }

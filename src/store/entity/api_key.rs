@@ -13,6 +13,7 @@ pub struct Model {
     pub digest: Option<Vec<u8>>,
     pub scheme: String,
     pub stored_hash: Option<String>,
+    pub decoded_digest: Option<Vec<u8>>,
     pub look_up_id: Option<String>,
     pub prefix: String,
     pub hint: String,

@@ -211,7 +211,7 @@ async fn whoever_is_over_a_limit_costs_redis_nothing() {
     let (_, secret) = sharing.limited_key(LIMIT).await;
     let charging = scripts_run(redis.address()).await;
     use_up(sharing.servers(), std::slice::from_ref(&secret)).await;
-    let before = scripts_run(redis.address()).await;
+    let (before, begun) = (scripts_run(redis.address()).await, Instant::now());
     assert!(before - charging >= LIMIT / 2, "a charge is a script: {charging}, {before}");
     for server in sharing.servers() {
         let mut keys = server.keys();
@@ -221,6 +221,9 @@ async fn whoever_is_over_a_limit_costs_redis_nothing() {
         }
     }
     let run = scripts_run(redis.address()).await - before;
-    // A replica that was kept waiting for its last charge may not have seen yet that the limit is reached.
-    assert!(run <= 10, "{run} scripts for {DENIALS} denials on each replica");
+    // What was seen denies for 5 s. A replica that was kept waiting for its last charges may not have seen yet that the
+    // limit is reached.
+    let replicas = sharing.servers().len() as u64;
+    let most = i64::try_from(replicas * (3 + begun.elapsed().as_secs() / 5)).expect("few");
+    assert!(run <= most, "{run} scripts for {DENIALS} denials on each replica, {most} at most");
 }

@@ -155,6 +155,9 @@ async fn without_a_database(name: &str, fault: Fault, bound: &str, errors_min: u
     case.load.watch_living(FAULTY).await;
     case.proxies[FAULTY].set(fault);
     case.lasts("the fault to last, and the others to go on", errors_min).await;
+    if bound == BOUND_FLAG_OFF {
+        wait_until("an answer that the bound would have kept back", async || case.load.violations(BOUND) > 0).await;
+    }
     if fault == Fault::HalfOpen {
         // What is new works: it comes back by itself.
         case.goes_on("the replica to come back on new connections").await;

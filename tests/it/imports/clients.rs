@@ -3,12 +3,10 @@
 //! part that it begins with, or by a bounded scan; its first success makes it as fast as any other. Invariant: a key
 //! that worked works all the way, however often the import is repeated.
 
-use std::collections::BTreeMap;
-
 use keystead::proto::v1::Outcome::{self, Disabled, NotFound, Valid};
 use serde_json::Value;
 
-use super::world::{World, documented_slug, presenting, presenting_pair};
+use super::world::{World, counts, documented_slug, presenting, presenting_pair};
 use crate::harness::source::{Cell, SourceDatabase, SourceEngine, cell};
 use crate::harness::{TestDatabase, store_test, wait_until};
 
@@ -125,10 +123,6 @@ async fn id_of(world: &World, at: usize) -> String {
 
 async fn audited(world: &World, action: &str) -> i64 {
     world.database.query_i64(&format!("SELECT count(*) FROM audit_events WHERE action = '{action}'")).await
-}
-
-fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
-    pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
 }
 
 store_test!(clients_with_plaintext_keys_come_over);

@@ -1,6 +1,7 @@
 //! `contract` on every engine that sources run on: the plaintext goes with its indexes, the keys stay, and `--down`
 //! gives the columns back as NULL. What it does on PostgreSQL, and when it is refused, is in `ownership`. Invariant:
-//! what depends on a column otherwise than as an index keeps it, and everything beside it, where it is.
+//! what depends on a column otherwise than as an index or UNIQUE keeps it, and everything beside it, where it is; so
+//! does what could not come back over NULL.
 
 use super::sources::{MAPPING, shop};
 use super::world::{Import, World};
@@ -68,6 +69,9 @@ async fn drops_the_plaintext_and_nothing_else(engine: SourceEngine, keystead: En
     assert_eq!(has_plaintext(&source).await, (false, false));
     assert_eq!(source.number(&format!("SELECT count(*) FROM {}", table(&source))).await, 1500, "rows stay");
     assert_eq!(outcomes().await, before, "and so do keys");
+    let again = import.ran(&["contract", "--yes"]);
+    assert_eq!(again.code, 2, "{again:?}");
+    assert!(again.stderr.contains("were dropped before: create them again"), "it says what to do: {again:?}");
 
     assert_done(&import, &["contract", "--down", "--yes"]);
     assert_eq!(has_plaintext(&source).await, (true, true));
@@ -90,6 +94,64 @@ async fn contract_drops_the_plaintext_of_postgresql_and_nothing_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contract_drops_the_plaintext_of_mariadb_and_nothing_else() {
     drops_the_plaintext_and_nothing_else(SourceEngine::MariaDb, Engine::Sqlite).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_unique_constraint_goes_with_its_column_and_comes_back() {
+    for engine in [SourceEngine::Postgres, SourceEngine::MariaDb] {
+        let world = World::new(TestDatabase::new(Engine::Sqlite).await, "acme").await;
+        let (source, secrets) = expanded(&world, engine).await;
+        let constraint = "CONSTRAINT secret_once UNIQUE (secret)";
+        source.run(&format!("ALTER TABLE {} ADD {constraint}", table(&source))).await;
+        let is_there = async || {
+            let constraints = "SELECT count(*) FROM information_schema.table_constraints \
+                               WHERE constraint_name = 'secret_once' AND constraint_type = 'UNIQUE'";
+            source.number(constraints).await == 1
+        };
+        let import = world.import(source.url(), MAPPING);
+        if engine == SourceEngine::Postgres {
+            source.run("CREATE TABLE used (secret VARCHAR(255) REFERENCES keys (secret))").await;
+            let refused = import.ran(&["contract", "--yes"]);
+            assert_eq!(refused.code, 1, "{refused:?}");
+            assert!(refused.stderr.contains("used_secret_fkey"), "what is in the way is named: {refused:?}");
+            source.run("DROP TABLE used").await;
+        }
+        assert!(is_there().await, "{engine:?}");
+
+        assert_done(&import, &["contract", "--yes"]);
+        assert_eq!(has_plaintext(&source).await, (false, false), "{engine:?}");
+        assert!(!is_there().await, "{engine:?}");
+        assert_done(&import, &["contract", "--down", "--yes"]);
+        assert_eq!(has_plaintext(&source).await, (true, true), "{engine:?}");
+        assert!(is_there().await, "NULL in every row does not offend it: {engine:?}");
+        world.assert_told_nobody(&secrets);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_column_stays_where_null_in_every_row_would_keep_its_index_from_coming_back() {
+    let world = World::new(TestDatabase::new(Engine::Sqlite).await, "acme").await;
+    let (source, secrets) = expanded(&world, SourceEngine::Postgres).await;
+    let import = world.import(source.url(), MAPPING);
+    for (make, unmake) in [
+        ("CREATE UNIQUE INDEX one_null ON keys (secret) NULLS NOT DISTINCT", "DROP INDEX one_null"),
+        (
+            "ALTER TABLE keys ADD CONSTRAINT one_null UNIQUE NULLS NOT DISTINCT (secret)",
+            "ALTER TABLE keys DROP CONSTRAINT one_null",
+        ),
+    ] {
+        source.run(make).await;
+        let before = source.state().await;
+        let ran = import.ran(&["contract", "--yes"]);
+        assert_eq!(ran.code, 1, "{make}: {ran:?}");
+        assert!(ran.stderr.contains("one_null"), "what is in the way is named: {ran:?}");
+        assert_eq!(source.state().await, before, "nothing was changed: {make}");
+        source.run(unmake).await;
+    }
+    // Nothing else was in the way.
+    assert_done(&import, &["contract", "--yes"]);
+    assert_eq!(has_plaintext(&source).await, (false, false));
+    world.assert_told_nobody(&secrets);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

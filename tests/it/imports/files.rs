@@ -177,6 +177,32 @@ async fn a_file_that_cannot_be_read_brings_nothing_in_and_names_the_line(databas
     world.assert_told_nobody(&[key]);
 }
 
+store_test!(a_key_that_json_would_round_is_refused_and_never_another_key);
+async fn a_key_that_json_would_round_is_refused_and_never_another_key(database: TestDatabase) {
+    let world = World::new(database, "acme").await;
+    let good = world.keys.text("good");
+    let line = |id: &str, key: &str| {
+        let rest = ["hash", "name", "owner", "scopes", "metadata", "expires"].map(|name| format!("\"{name}\": null"));
+        format!("{{\"id\": {id}, \"key\": {key}, \"enabled\": true, \"uses\": 1.0, {}}}\n", rest.join(", "))
+    };
+    let written = ["18446744073709551615", "938471605827364150982736", "0.93847160582736415098"];
+    let lines =
+        [line("1", &format!("\"{good}\"")), line("2", written[0]), line("3", written[1]), line("4", written[2])];
+    let path = world.write("numbers.jsonl", &lines.concat());
+    let file = world.path("refused.csv");
+    let import = world.import(&format!("jsonl:{}", path.display()), MAPPING);
+    let report = import.run(&["--refused-file", file.to_str().expect("text")]);
+    assert_eq!(report.table("").counts(["rows", "created", "refused"]), [4, 2, 2]);
+    let expected = ["3", "4"].map(|id| ((String::new(), id.to_owned()), "BAD_SECRET".to_owned()));
+    assert_eq!(refused_rows(&file), BTreeMap::from(expected));
+    world.assert_all(&[good, written[0].to_owned()], Outcome::Valid).await;
+
+    let path = world.write("ids.jsonl", &line("938471605827364150982736", "\"a key that is not looked at\""));
+    let mapping = MAPPING.replace("export", "export/ids");
+    let ran = world.import(&format!("jsonl:{}", path.display()), &mapping).ran(&["run"]);
+    assert!(ran.code != 0 && ran.stderr.contains("line 1: its id is a number"), "{ran:?}");
+}
+
 store_test!(refused_rows_of_a_file_are_named_by_their_ids);
 async fn refused_rows_of_a_file_are_named_by_their_ids(database: TestDatabase) {
     let world = World::new(database, "acme").await;

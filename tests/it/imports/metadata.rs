@@ -91,6 +91,22 @@ async fn ten_megabytes_of_metadata_in_mariadb_cost_no_key() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_megabytes_of_metadata_in_csv_cost_no_key() {
+    let world = World::new(TestDatabase::new(Engine::Sqlite).await, "acme").await;
+    let keys = world.keys.texts("heavy", 2 * HEAVY_ROWS);
+    let heavy = heavy();
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(["id", "name", "secret", "metadata"]).expect("written");
+    for (at, key) in keys.iter().enumerate() {
+        let record = [at.to_string(), format!("row {at}"), key.clone(), metadata_of(at, &heavy)];
+        writer.write_record(record).expect("written");
+    }
+    let text = String::from_utf8(writer.into_inner().expect("flushed")).expect("text");
+    let path = world.write("heavy.csv", &text);
+    keeps_the_key(&world, &format!("csv:{}", path.display()), &mapping(""), "", &keys).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_megabytes_of_metadata_in_json_lines_cost_no_key() {
     let world = World::new(TestDatabase::new(Engine::Sqlite).await, "acme").await;
     let keys = world.keys.texts("heavy", 2 * HEAVY_ROWS);

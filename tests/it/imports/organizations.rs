@@ -1,7 +1,7 @@
 //! The fourth system: organizations, their keys, the use of these and the limits that are being counted. Here: the old
 //! system itself, and what becomes of organizations and keys; `usage` shows that history is what SQL says of the old
-//! tables, `windows` that nothing spent is forgotten. Invariant: ids, times, revocations and counts are those of the
-//! old system, and a repeat changes none of them.
+//! tables, `tracked` and `windows` that nothing spent is forgotten. Invariant: ids, times, revocations and counts are
+//! those of the old system, and a repeat changes none of them.
 
 use std::collections::BTreeMap;
 
@@ -13,21 +13,21 @@ use keystead::proto::v1::{
 };
 use time::OffsetDateTime;
 
-use super::world::{Report, World, presenting, presenting_pair, refused_rows, sha256_hex};
+use super::world::{Report, World, far_from_midnight, presenting, presenting_pair, refused_rows, sha256_hex};
 use crate::harness::source::{Cell, SourceDatabase, SourceEngine, cell};
-use crate::harness::{TestDatabase, create_organization, store_test, wait_until};
+use crate::harness::{TestDatabase, create_organization, store_test};
 
 pub const MAPPING: &str = "4-organizations";
-const ORGANIZATIONS: usize = 24;
-const KEYS: usize = 3000;
+pub const ORGANIZATIONS: usize = 24;
+pub const KEYS: usize = 3000;
 pub const REQUESTS: usize = 12_000;
 /// Of the keys, those that were ever used.
 const USED: usize = 240;
 /// One that is not active, one with a name in place of a slug, one of an unknown plan, one whose slug is taken.
 const IDLE: usize = 7;
 const NAMED: usize = 20;
-const PLANLESS: usize = 21;
-const TAKEN: usize = 22;
+pub const PLANLESS: usize = 21;
+pub const TAKEN: usize = 22;
 const DAY: i64 = 86_400;
 
 const TABLES: &str = "
@@ -40,9 +40,9 @@ CREATE TABLE organizations (
 CREATE TABLE api_keys (
     id UUID PRIMARY KEY NOT NULL, organization_id UUID NOT NULL REFERENCES organizations (id),
     name varchar(255) NOT NULL, key_hash varchar(64) NOT NULL UNIQUE, key_prefix varchar(20), key_hint varchar(8),
-    environment varchar(20) NOT NULL, status varchar(20) NOT NULL, scopes JSON NOT NULL DEFAULT '[]', metadata JSON,
-    request_count bigint NOT NULL DEFAULT 0, last_used_at TIME, expires_at TIME, revoked_at TIME,
-    revoked_reason text, created_at TIME NOT NULL
+    environment varchar(20) NOT NULL, status varchar(20) NOT NULL, daily_limit integer,
+    scopes JSON NOT NULL DEFAULT '[]', metadata JSON, request_count bigint NOT NULL DEFAULT 0, last_used_at TIME,
+    expires_at TIME, revoked_at TIME, revoked_reason text, created_at TIME NOT NULL
 );
 CREATE TABLE api_key_usage (
     id bigint PRIMARY KEY NOT NULL, api_key_id UUID NOT NULL REFERENCES api_keys (id), endpoint varchar(255) NOT NULL,
@@ -81,8 +81,14 @@ pub const fn owner_of(at: usize) -> usize {
     at % ORGANIZATIONS
 }
 
-const fn has_organization(at: usize) -> bool {
+/// Whether its organization comes over.
+pub const fn has_organization(at: usize) -> bool {
     owner_of(at) != PLANLESS && owner_of(at) != TAKEN
+}
+
+/// Whether it has a limit of its own, of 1000 a day.
+pub const fn has_daily_limit(at: usize) -> bool {
+    at % 3 != 2
 }
 
 fn expected(at: usize) -> Outcome {
@@ -140,8 +146,9 @@ impl Old {
         source.insert("organizations", columns, &(0..ORGANIZATIONS).map(organization).collect::<Vec<_>>()).await;
         let secrets = world.keys.texts("key", KEYS);
         let rows: Vec<Vec<Cell>> = secrets.iter().enumerate().map(|(at, secret)| key(at, secret)).collect();
-        let columns = "id, organization_id, name, key_hash, key_prefix, key_hint, environment, status, scopes, \
-                       metadata, request_count, last_used_at, expires_at, revoked_at, revoked_reason, created_at";
+        let columns = "id, organization_id, name, key_hash, key_prefix, key_hint, environment, status, daily_limit, \
+                       scopes, metadata, request_count, last_used_at, expires_at, revoked_at, revoked_reason, \
+                       created_at";
         source.insert("api_keys", columns, &rows).await;
         let columns = "id, api_key_id, endpoint, method, status_code, response_time_ms, tokens_used, cost_usd, \
                        ip_address, user_agent, error_message, error_code, created_at";
@@ -149,12 +156,13 @@ impl Old {
         Self { source, secrets }
     }
 
-    /// The source, read by an account that may only select, while no server of SQLite's counts limits in memory.
+    /// The source, read by an account that may only select, while no server of SQLite's counts limits in memory. Past
+    /// requests come over too, though there are refused keys.
     pub async fn bring_in(&self, world: &mut World, refused: &str) -> Report {
         let url = self.source.reader_url().await;
         world.server.sigterm();
         assert!(world.server.wait_exit().await.success());
-        let report = world.documented(&url, MAPPING).run(&["--refused-file", refused]);
+        let report = world.documented(&url, MAPPING).run(&["--refused-file", refused, "--accept-refused"]);
         world.server.restart().await;
         report
     }
@@ -201,6 +209,7 @@ fn key(at: usize, secret: &str) -> Vec<Cell> {
         cell(&secret[secret.len() - 4..]),
         cell(["production", "sandbox", "live", "test"][at % 4]),
         cell(status),
+        only(has_daily_limit(at), "1000"),
         cell(if at.is_multiple_of(2) { r#"["invoices:read", "users:*"]"# } else { "[]" }),
         only(at.is_multiple_of(3), r#"{"team": "billing", "nested": {"not": "kept"}}"#),
         cell((at * 10).to_string()),
@@ -243,7 +252,7 @@ fn request(at: usize) -> Vec<Cell> {
 
 /// A world beside the old system, far from the end of a month, when quotas turn over.
 pub async fn beside(database: TestDatabase) -> (World, Old) {
-    wait_until("midnight to be over", async || now() % DAY >= 30 && now() % DAY < DAY - 30).await;
+    far_from_midnight().await;
     let world = World::new(database, "elsewhere").await;
     create_organization(&world.server, "taken").await;
     let old = Old::build(&world).await;

@@ -82,7 +82,7 @@ impl Old {
     /// Gives every row with a key the hash that can stay in its place: NULL and capitals would not do.
     async fn complete(&self) {
         for table in ["sessions", "assistants"] {
-            let hash = "encode(sha256(convert_to(btrim(owner_api_key, E' \\n'), 'UTF8')), 'hex')";
+            let hash = "encode(sha256(convert_to(btrim(owner_api_key, E' \\t\\n\\r\\f\\x0b'), 'UTF8')), 'hex')";
             let wrong = format!("owner_api_key_hash IS DISTINCT FROM '{}'", sha256_hex("another key"));
             let set = format!("UPDATE {table} SET owner_api_key_hash = {hash}");
             self.source.run(&format!("{set} WHERE owner_api_key IS NOT NULL AND {wrong}")).await;
@@ -101,6 +101,8 @@ fn row(at: usize, owner: Option<&str>, id: String) -> Vec<Cell> {
     let key = owner.map(|key| match at % 97 {
         13 => format!("{key}\n"),
         14 => format!("  {key}"),
+        15 => format!("{key}\r\n"),
+        16 => format!("\t{key}\u{b}"),
         _ => key.to_owned(),
     });
     let hash = owner.map(sha256_hex).filter(|_| at % 50 != 7);

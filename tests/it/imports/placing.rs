@@ -1,11 +1,18 @@
 //! Whose key it becomes, and under which id: organizations by slug and id, ids that are kept, keys that stand in more
-//! than one place. Invariant: one secret is one key of one organization, and an id that callers send goes on naming its
-//! key.
+//! than one place. `plan` shows that all of this is told beforehand, `hashed` what becomes of a key whose row is hashed
+//! in the source afterwards, `shared` that rows of one slow key are verified as that key.
+//! Invariant: one secret is one key of one organization, and an id that callers send goes on naming its key.
+
+mod hashed;
+mod plan;
+mod shared;
 
 use std::collections::BTreeMap;
 
 use keystead::domain::ids::OrganizationId;
-use keystead::proto::v1::{DeactivateOrganizationRequest, Outcome, UpdateOrganizationRequest, VerifyKeyRequest};
+use keystead::proto::v1::{
+    DeactivateOrganizationRequest, Organization, Outcome, UpdateOrganizationRequest, VerifyKeyRequest,
+};
 use prost_types::FieldMask;
 
 use super::world::{World, presenting_pair, refused_rows};
@@ -176,19 +183,22 @@ async fn one_secret_is_one_key_and_one_id_is_one_key(database: TestDatabase) {
     assert_eq!(world.key_count().await, 4);
 }
 
+/// Makes an organization that takes so many keys; gives its id.
+async fn set_cap(world: &World, slug: &str, max_keys: i64) -> String {
+    let organization = Organization { max_keys, ..create_organization(&world.server, slug).await };
+    let id = organization.id.clone();
+    let mask = FieldMask { paths: vec!["max_keys".to_owned()] };
+    let request =
+        UpdateOrganizationRequest { organization: Some(organization), update_mask: Some(mask), ..Default::default() };
+    world.server.organizations().update_organization(request).await.expect("updated");
+    id
+}
+
 store_test!(the_cap_of_an_organization_holds_for_an_import);
 async fn the_cap_of_an_organization_holds_for_an_import(database: TestDatabase) {
     let world = World::new(database, "acme").await;
-    let mut organization = create_organization(&world.server, "small").await;
-    organization.max_keys = 3;
-    let mask = FieldMask { paths: vec!["max_keys".to_owned()] };
-    let request = UpdateOrganizationRequest {
-        organization: Some(organization.clone()),
-        update_mask: Some(mask),
-        ..Default::default()
-    };
-    world.server.organizations().update_organization(request).await.expect("updated");
-    create_key(&world.server, &organization.id, &[]).await;
+    let small = set_cap(&world, "small", 3).await;
+    create_key(&world.server, &small, &[]).await;
     let keys = world.keys.texts("capped", 6);
     let ids: Vec<String> = (1..=6).map(|at| format!("ak_{at}")).collect();
     let rows: Vec<Placed<'_>> =

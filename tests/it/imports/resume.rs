@@ -3,10 +3,10 @@
 //! there, at every moment, and no row comes in twice.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::{Child, Stdio};
 
 use keystead::proto::v1::Outcome;
 
+use super::under_way::UnderWay;
 use super::world::{Import, World, presenting, refused_rows};
 use crate::harness::source::{Cell, SourceDatabase, cell};
 use crate::harness::{TestDatabase, store_test, wait_until};
@@ -56,42 +56,20 @@ async fn created(world: &World) -> i64 {
     world.database.query_i64("SELECT created_count FROM imports").await
 }
 
-/// A run under way, which never outlives its test.
-struct Run(Child);
-
-impl Run {
-    fn has_ended(&mut self) -> bool {
-        self.0.try_wait().expect("the process can be asked").is_some()
-    }
-
-    fn kill9(&mut self) {
-        self.0.kill().expect("SIGKILL is sent");
-        self.0.wait().expect("the process ends");
-    }
-}
-
-impl Drop for Run {
-    fn drop(&mut self) {
-        // Nothing is left to do where it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Starts a run in batches of so few rows that it takes many, and kills it in the midst of a table.
+/// Rows that are refused keep it from nothing.
 pub async fn kill_within(world: &World, import: &Import<'_>, table: &str, batch: &str, refused: &str) {
     let under_way =
         format!("SELECT count(*) FROM imports WHERE table_name = '{table}' AND state = 'running' AND position <> ''");
-    let mut command = import.command(&["run", "--batch", batch, "--refused-file", refused]);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut run = Run(command.spawn().expect("keystead runs"));
+    let arguments = ["run", "--batch", batch, "--refused-file", refused, "--accept-refused"];
+    let mut run = UnderWay::start(import.command(&arguments));
     wait_until("the run to have written something", async || {
-        assert!(!run.has_ended(), "the run has not ended yet");
+        run.expect_running();
         world.database.query_i64(&under_way).await == 1
     })
     .await;
     let blocked = world.database.block_writes().await;
-    assert!(!run.has_ended(), "the run is in its midst");
+    run.expect_running();
     run.kill9();
     blocked.release().await;
 }

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tonic::Code;
 
 use super::world::{World, argon2, presenting, presenting_pair, refused_rows, sha256_hex, texts_in};
-use crate::harness::{TestDatabase, expect_error, store_test};
+use crate::harness::{TestDatabase, expect_error, hex, store_test};
 
 const MAPPING: &str = r#"
 source = "vault"
@@ -98,6 +98,41 @@ async fn no_key_that_was_brought_in_is_in_the_database_or_in_what_anybody_is_tol
     assert_eq!(texts_in(&bytes, &at_rest), Vec::<usize>::new(), "in the database's files");
     let names = ["vault key no. 0", "vault key no. 444"].map(str::to_owned);
     assert_eq!(texts_in(&bytes, &names), [0, 1], "the search finds what is there");
+}
+
+store_test!(of_a_key_whose_text_reads_as_a_digest_nothing_is_kept_that_it_can_be_told_from);
+async fn of_a_key_whose_text_reads_as_a_digest_nothing_is_kept_that_it_can_be_told_from(database: TestDatabase) {
+    let mut world = World::new(database, "acme").await;
+    let drawn: Vec<[u8; 32]> = world.keys.texts("drawn", 4).iter().map(|text| Sha256::digest(text).into()).collect();
+    let spell = |(at, bytes): (usize, &[u8; 32])| match at {
+        0 => STANDARD.encode(bytes),
+        1 => URL_SAFE_NO_PAD.encode(bytes),
+        2 => hex(bytes),
+        _ => hex(bytes).to_uppercase(),
+    };
+    let keys: Vec<String> = drawn.iter().enumerate().map(spell).collect();
+    let row = |(at, key): (usize, &String)| {
+        let mut row = json!({"id": at, "name": format!("drawn key no. {at}"), "starts_with": null, "scopes": null});
+        for scheme in SCHEMES {
+            row[scheme] = Value::Null;
+        }
+        row["secret"] = key.as_str().into();
+        row
+    };
+    let path = world.write("drawn.jsonl", &lines(&keys.iter().enumerate().map(row).collect::<Vec<Value>>()));
+    let report = world.import(&format!("jsonl:{}", path.display()), MAPPING).run(&[]);
+    assert_eq!(report.table("").counts(["created"]), [4]);
+    world.server.sigterm();
+    assert!(world.server.wait_exit().await.success());
+
+    let bytes = world.database.bytes_at_rest().await;
+    assert_eq!(texts_in(&bytes, &keys), Vec::<usize>::new(), "in the database's files");
+    assert_eq!(texts_in(&bytes, &["drawn key no. 3".to_owned()]), [0], "the search finds what is there");
+    for (key, drawn) in keys.iter().zip(&drawn) {
+        let is_there = |wanted: &[u8]| bytes.windows(32).any(|part| part == wanted);
+        assert!(!is_there(drawn), "the bytes that the text says are the key");
+        assert!(is_there(&Sha256::digest(key)), "the search finds the digest");
+    }
 }
 
 /// What somebody could present who has seen the source or Keystead's database.

@@ -250,7 +250,7 @@ async fn a_request_counts_once_though_the_run_is_killed_among_them(database: Tes
     assert!(0 < before && before < i64::try_from(REQUESTS - lost()).expect("few"), "some of them are here: {before}");
     assert_eq!(world.database.query_i64(created).await, before, "and they are counted");
 
-    let report = import.run(&["--refused-file", file]);
+    let report = import.run(&["--refused-file", file, "--accept-refused"]);
     assert!(report.is("resumed"));
     assert_eq!(world.database.query_i64(sql).await, i64::try_from(REQUESTS - lost()).expect("few"));
     world.server.restart().await;

@@ -7,9 +7,10 @@ use std::collections::BTreeMap;
 use keystead::proto::v1::Outcome::{self, CreditsExhausted, QuotaExceeded, RateLimited, Valid};
 
 use super::organizations::{month, now, written};
-use super::world::{Report, World, refused_rows};
+use super::world::{Report, World, far_from_midnight, refused_rows};
+use crate::harness::cli::{self, Ran};
 use crate::harness::source::{Cell, SourceDatabase, SourceEngine, cell};
-use crate::harness::{Engine, TestDatabase, store_test, wait_until};
+use crate::harness::{Engine, TestDatabase, store_test};
 
 const MAPPING: &str = r#"
 source = "counted"
@@ -187,7 +188,7 @@ async fn bring_in(world: &mut World, old: &Old, refused: &str) -> Report {
 }
 
 async fn new_world(database: TestDatabase) -> (World, Old) {
-    wait_until("midnight to be over", async || now() % DAY >= 60 && now() % DAY < DAY - 60).await;
+    far_from_midnight().await;
     let world = World::new(database, "elsewhere").await;
     let old = build(&world).await;
     (world, old)
@@ -272,6 +273,26 @@ async fn windows_that_cannot_be_read_or_are_nobodys_are_refused(database: TestDa
     ];
     let row = |(id, reason): (i32, &str)| (("counted".to_owned(), id.to_string()), reason.to_owned());
     assert_eq!(refused_rows(&file), BTreeMap::from(reasons.map(row)));
+}
+
+store_test!(that_windows_go_where_servers_may_not_look_is_told_unless_redis_is_named);
+async fn that_windows_go_where_servers_may_not_look_is_told_unless_redis_is_named(database: TestDatabase) {
+    let (mut world, old) = new_world(database).await;
+    world.server.sigterm();
+    assert!(world.server.wait_exit().await.success());
+    let url = old.source.reader_url().await;
+    let says = |ran: &Ran| {
+        assert_eq!(ran.code, 0, "{ran:?}");
+        ran.stderr.contains("KEYSTEAD_REDIS_URL")
+    };
+    let import = world.import(&url, MAPPING);
+    assert!(says(&import.ran(&["plan"])) && says(&import.ran(&["run"])));
+    let mut command = import.command(&["plan"]);
+    // A plan asks nobody there.
+    command.env("KEYSTEAD_REDIS_URL", "redis://127.0.0.1:1");
+    assert!(!says(&cli::run(command, "")));
+    let (without, _) = MAPPING.split_once("[[limits]]").expect("a table of windows");
+    assert!(!says(&world.import(&url, without).ran(&["plan"])));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
@@ -17,12 +18,18 @@ use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use super::organizations::now;
 use crate::harness::cli::{self, Ran};
 use crate::harness::tools::repository;
-use crate::harness::{Server, TestDatabase, create_organization, hex, keystead_command};
+use crate::harness::{Server, TestDatabase, create_organization, hex, keystead_command, wait_until};
 
 /// The most requests of one `BatchVerifyKeys`.
 const BATCH_MAX: usize = 1000;
+const DAY: i64 = 86_400;
+/// Longer than any test takes that must not see midnight, on a machine that is busy with other tests, in seconds.
+const BEFORE_MIDNIGHT: i64 = 180;
+/// Less than one wait may take.
+const PART_OF_WAIT: Duration = Duration::from_secs(20);
 
 /// Keys of this run alone, by name.
 pub struct Keys(String);
@@ -110,6 +117,14 @@ impl World {
         let mut command = keystead_command(&self.database);
         command.args(["import", "status", "--output", "json"]).args(arguments);
         self.ran(command, "").json()
+    }
+
+    /// Whether status says that the columns of a table are gone; null where it says nothing.
+    pub fn told_dropped(&self, table: &str) -> Value {
+        let status = self.status(&[]);
+        let imports = status["imports"].as_array().expect("imports");
+        let found = imports.iter().find(|import| import["table"] == table);
+        found.expect("the table")["contracted"]["dropped"].clone()
     }
 
     /// Runs a command, and keeps what it prints.
@@ -282,7 +297,8 @@ pub fn refused_rows(file: &Path) -> BTreeMap<(String, String), String> {
 pub struct Report(Value);
 
 impl Report {
-    fn of(ran: &Ran) -> Self {
+    /// That of a command that ended with 0.
+    pub fn of(ran: &Ran) -> Self {
         Self(ran.json())
     }
 
@@ -316,6 +332,22 @@ impl Table<'_> {
     pub fn by(&self, name: &str) -> BTreeMap<String, u64> {
         let counts = self.0[name].as_object().unwrap_or_else(|| panic!("no {name} in {}", self.0));
         counts.iter().map(|(word, count)| (word.clone(), count.as_u64().expect("a count"))).collect()
+    }
+}
+
+/// As [`Table::by`] gives them.
+pub fn counts(pairs: &[(&str, u64)]) -> BTreeMap<String, u64> {
+    pairs.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect()
+}
+
+/// Waits until what begins now ends on the same day: quotas turn over at the end of a month, and windows are those of
+/// one day.
+pub async fn far_from_midnight() {
+    let is_far = || now() % DAY < DAY - BEFORE_MIDNIGHT;
+    while !is_far() {
+        let begun = Instant::now();
+        let is_over = async || is_far() || begun.elapsed() > PART_OF_WAIT;
+        wait_until("midnight to be over", is_over).await;
     }
 }
 

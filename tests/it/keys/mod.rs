@@ -44,6 +44,7 @@ mod verify_pairs;
 mod verify_quota;
 mod verify_slow;
 mod verify_slow_load;
+mod verify_slow_many;
 mod verify_slow_refused;
 
 use std::collections::BTreeSet;

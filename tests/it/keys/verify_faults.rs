@@ -2,7 +2,9 @@
 //! outcome. A row that cannot be read refuses itself and no other; a database that is away is asked again
 //! when it is back. Invariant: no fault here is ever answered with `NOT_FOUND`, or with VALID for a doubtful key.
 
-use keystead::proto::v1::{Consistency, KeyStatus, ListKeysRequest, Outcome, UsageStatsRequest, usage_stats_request};
+use keystead::proto::v1::{
+    Consistency, GetKeyRequest, KeyStatus, ListKeysRequest, Outcome, UsageStatsRequest, usage_stats_request,
+};
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;
 
@@ -99,7 +101,7 @@ async fn while_postgresql_is_away_what_is_unknown_is_unavailable_and_never_not_f
             assert_eq!(answer.into_inner().outcome(), Outcome::NotFound, "its shape says so, no look-up is due");
         }
     }
-    let get = keystead::proto::v1::GetKeyRequest { key_id: known.id.clone() };
+    let get = GetKeyRequest { key_id: known.id.clone() };
     unavailable(world.server.keys().get_key(get).await, &away);
     unavailable(world.server.keys().create_key(world.new_key()).await, &away);
     let list = ListKeysRequest { organization_id: world.organization.clone(), ..Default::default() };
@@ -125,6 +127,16 @@ async fn while_postgresql_is_away_what_is_unknown_is_unavailable_and_never_not_f
     })
     .await;
     assert_eq!(world.outcome(&unknown).await, Outcome::NotFound);
+    // The control plane asks nobody before the feed has found the database, which it tries now and then.
+    let get = GetKeyRequest { key_id: known.id.clone() };
+    wait_until("the control plane to be back", async || match world.server.keys().get_key(get.clone()).await {
+        Ok(_) => true,
+        refusal => {
+            unavailable(refusal, &away);
+            false
+        }
+    })
+    .await;
     assert_eq!(world.get(&known.id).await.status(), KeyStatus::Active, "what was refused was not done");
     world.create(world.new_key()).await;
     world.revoke(&known.id).await;

@@ -4,15 +4,17 @@
 //! Invariant: a key is checked by a slow hash once.
 
 use argon2::Algorithm;
+use keystead::domain::digest::Digest;
 use keystead::proto::v1::import_key::Material;
 use keystead::proto::v1::{ApiKey, BatchVerifyKeysRequest, Consistency, ImportKey, KeyStatus, Outcome};
+use sha2::{Digest as _, Sha256};
 
 use super::import_samples::{
     CHEAP, METRICS, SOURCE, argon2_of, bare_slow, bcrypt_of, digest, events, import, is_slow, is_upgraded, look_up_id,
-    naming, of, scanned, secret, slow, told,
+    naming, of, scanned, secret, sha256_hex, slow, told,
 };
 use super::{World, days, micros, presenting, with};
-use crate::harness::{TestDatabase, create_organization, store_test, wait_until};
+use crate::harness::{Engine, TestDatabase, contains, create_organization, hex, store_test, wait_until};
 
 const VERIFIED: &str = "keystead_imported_verifications_total";
 
@@ -216,6 +218,34 @@ async fn a_repeat_of_the_import_finds_the_key_also_under_its_digest(database: Te
     assert_eq!(told(&results), ["ALREADY_IMPORTED", "ROW_CHANGED", "ALREADY_IMPORTED"]);
     assert_eq!((results[0].key_id.as_str(), results[2].key_id.as_str()), (id.as_str(), id.as_str()), "{results:?}");
     assert!(is_upgraded(&database, &id, &secret(0)).await, "a digest never becomes a slow hash again");
+}
+
+store_test!(a_secret_that_reads_as_a_digest_is_told_from_a_stored_hash_after_its_first_success);
+async fn a_secret_that_reads_as_a_digest_is_told_from_a_stored_hash_after_its_first_success(database: TestDatabase) {
+    let world = World::new(&database).await;
+    // Of this test and this database alone: what is at rest is looked through for it.
+    let own = format!("{} in {}", secret(1), world.organization);
+    let text = format!("0x{}", sha256_hex(&own));
+    let id = world.import_one(slow(&text)).await;
+    let ordinary = world.import_one(slow(&secret(0))).await;
+    world.expect_valid(presenting(&text), &id).await;
+    world.expect_valid(presenting(&secret(0)), &ordinary).await;
+    let says = Digest::of(&own);
+    let kept: [u8; 32] = Sha256::digest(says.as_bytes()).into();
+    let bytes = match database.engine {
+        Engine::Sqlite => format!("X'{}'", hex(&kept)),
+        Engine::Postgres => format!("'\\x{}'::bytea", hex(&kept)),
+    };
+    let counted = |condition: &str| format!("SELECT count(*) FROM api_keys WHERE decoded_digest {condition}");
+    assert_eq!(database.query_i64(&counted(&format!("= {bytes} AND id = '{id}'"))).await, 1);
+    assert_eq!(database.query_i64(&counted("IS NOT NULL")).await, 1, "of no other key");
+    let results = world.import(vec![digest(&own)]).await;
+    assert_eq!(told(&results), ["STORED_HASH"], "whoever has seen that hash holds a key");
+    let at_rest = database.bytes_at_rest().await;
+    assert!(contains(&at_rest, &kept), "what is at rest is looked through");
+    for clothes in [says.as_bytes().as_slice(), &text.as_bytes()[2..]] {
+        assert!(!contains(&at_rest, clothes), "from either the secret can be told");
+    }
 }
 
 store_test!(an_upgraded_key_is_managed_as_any_other);

@@ -1,5 +1,7 @@
 //! Keys that come from a file, through standard input or by the rpc, as the page shows it.
 
+use std::ops::Range;
+
 use keystead::proto::v1::Outcome;
 use sha2::{Digest as _, Sha256};
 
@@ -45,6 +47,36 @@ async fn keys_come_from_a_file_and_through_standard_input() {
     }
     let count = "SELECT count(*) FROM api_keys WHERE import_id IS NOT NULL";
     assert_eq!(migration.database.query_i64(count).await, 60, "a repeat brings nothing in twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_without_the_last_row_of_a_killed_run_comes_in_behind_a_row_with_its_id_alone() {
+    let mut migration = Migration::start("1-ownership.toml", "export").await;
+    let mapping = migration.shell.write("csv-mapping.toml", MAPPING);
+    migration.shell.set_path("CSV_MAPPING", &mapping);
+    let all = keys("file_");
+    let give = |first: &str, rows: Range<usize>| {
+        let rows: Vec<String> = rows.map(|at| format!("{at},{},\n", all[at])).collect();
+        migration.shell.write("keys.csv", &format!("id,api_key,email\n{first}{}", rows.concat()))
+    };
+    let existing = "SELECT existing_count FROM imports";
+    give("", 0..10);
+    migration.shell.run(&["source-csv"]);
+    // As though it had been killed before it could note its end.
+    migration.database.raw_sql("UPDATE imports SET state = 'running'").await;
+
+    give("", 10..30);
+    let ran = migration.shell.try_run(&["source-csv"]);
+    assert!(ran.code == 1 && ran.stderr.contains("no row has the id \"9\""), "{ran:?}");
+    give("9,,\n", 10..30);
+    migration.shell.run(&["source-csv"]);
+    migration.all_are(&all, Outcome::Valid).await;
+    assert_eq!(migration.database.query_i64(existing).await, 0, "it went on");
+    give("", 10..30);
+    migration.shell.run(&["source-csv"]);
+    assert_eq!(migration.database.query_i64(existing).await, 20, "it began anew");
+    let count = "SELECT count(*) FROM api_keys WHERE import_id IS NOT NULL";
+    assert_eq!(migration.database.query_i64(count).await, 30);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

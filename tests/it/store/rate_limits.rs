@@ -1,6 +1,10 @@
 //! `store::rate_limits`: what limits have counted is written over, read back after a restart, and deleted once
-//! nobody can need it.
+//! nobody can need it. `store::imported_counts`: what came over from elsewhere is noted for as long as it counts.
 
+use std::time::Duration;
+
+use keystead::domain::{ids::RecordId, limits::RateLimit};
+use keystead::store::imported_counts::{self, SourceCount};
 use keystead::store::rate_limits::{self, TrackedWindow};
 
 use super::{World, nobody};
@@ -74,4 +78,41 @@ async fn deleting_what_an_organization_counted_leaves_everybody_elses(database: 
     rate_limits::upsert(world.db(), &windows).await.expect("written");
     rate_limits::delete_of_organization(world.db(), world.acme.id).await.expect("deleted");
     assert_eq!(tracked(&world, 0).await, windows[2..]);
+}
+
+/// How much of a window of a minute is added, which row `row` of a source says has counted 10.
+async fn add(world: &World, row: &str, subject: &str, limit: &RateLimit) -> i64 {
+    let own = (samples::seconds(0), samples::seconds(60));
+    let import_id = RecordId::from_u128(7);
+    let count = SourceCount::of_limit(import_id, row, own, subject.to_owned(), limit, own.0, 10);
+    imported_counts::add(world.db(), &[count]).await.expect("added")[0]
+}
+
+store_test!(what_came_over_is_not_added_again_for_as_long_as_its_limit_looks_back);
+async fn what_came_over_is_not_added_again_for_as_long_as_its_limit_looks_back(database: TestDatabase) {
+    let world = World::new(database).await;
+    let month = Duration::from_hours(24 * 30);
+    let limit = RateLimit::parse("requests", 1000, month, false).expect("a limit");
+    assert_eq!(add(&world, "1", "a", &limit).await, 10);
+    assert_eq!(add(&world, "1", "a", &limit).await, 0);
+    // A repeat passes over what ended longer ago than the limit's window. A minute fades in the next one.
+    let month_s = i64::try_from(month.as_secs()).expect("a month");
+    for at in [120 + 86_400, 60 + month_s] {
+        rate_limits::delete_faded(world.db(), samples::seconds(at)).await.expect("deleted");
+        assert_eq!(add(&world, "1", "a", &limit).await, 0, "{at} seconds after its beginning");
+    }
+    // Nor for ever.
+    let faded = 2 * (60 + month_s) + 86_400;
+    rate_limits::delete_faded(world.db(), samples::seconds(faded)).await.expect("deleted");
+    assert_eq!(add(&world, "1", "a", &limit).await, 10);
+}
+
+store_test!(what_came_over_for_a_key_that_is_gone_has_not_come_over_for_its_successor);
+async fn what_came_over_for_a_key_that_is_gone_has_not_come_over_for_its_successor(database: TestDatabase) {
+    let world = World::new(database).await;
+    let limit = RateLimit::parse("requests", 1000, Duration::from_mins(1), false).expect("a limit");
+    assert_eq!(add(&world, "1", "a", &limit).await, 10);
+    assert_eq!(add(&world, "1", "b", &limit).await, 10, "another key came from the same row");
+    assert_eq!(add(&world, "2", "b", &limit).await, 10, "another row of the same key");
+    assert_eq!(add(&world, "1", "b", &limit).await, 0);
 }

@@ -43,7 +43,7 @@ pub struct Undo {
     pub table: String,
     /// The columns.
     pub columns: Vec<DroppedColumn>,
-    /// The indexes that held one of them.
+    /// The indexes that held one of them, those of UNIQUE constraints too.
     pub indexes: Vec<DroppedIndex>,
 }
 
@@ -60,12 +60,12 @@ pub struct DroppedColumn {
     pub position: u32,
 }
 
-/// An index that was dropped.
+/// An index that was dropped, or a UNIQUE constraint with its index.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedIndex {
-    /// Its name.
+    /// Its name; a constraint and its index have the same one.
     pub name: String,
-    /// The statement that makes it; of MySQL what stands behind ADD.
+    /// The statement that makes it, by ALTER TABLE where it is a constraint; of MySQL what stands behind ADD.
     pub definition: String,
 }
 

@@ -1,8 +1,8 @@
 //! Rows of a file with a JSON object a line (JSON Lines).
 //!
 //! Texts come as they are, numbers and booleans as JSON writes them, lists and objects as JSON text, null and what is
-//! not there as NULL. Empty lines are passed over. Invariant: a line is bounded before it is parsed, and nothing of it
-//! is in an error.
+//! not there as NULL. Empty lines are passed over. Invariant: a line is bounded before it is parsed, nothing of it is
+//! in an error, and a number that came to us rounded is neither an id nor a text: as a text it would be another one.
 
 use std::io::{BufRead as _, BufReader, Read as _};
 
@@ -12,6 +12,8 @@ use zeroize::Zeroizing;
 use super::{Ask, AskColumn, Fault, Input, ROW_BYTES_MAX, Row, SourceError, cut};
 
 const BUFFER_BYTES: usize = 1 << 16;
+/// The most characters that are asked for of what is read as a number. Of anything else more is asked for.
+const NUMBER_LENGTH_MAX: u32 = 64;
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
 /// A reader of lines.
@@ -66,7 +68,16 @@ impl JsonRows {
         if !self.unseen.is_empty() {
             self.unseen.retain(|name| !object.contains_key(name));
         }
-        let id = if ask.id.is_empty() { Some(self.line.to_string()) } else { object.get(&ask.id).and_then(text_of) };
+        let id = if ask.id.is_empty() {
+            Some(self.line.to_string())
+        } else {
+            let id = object.get(&ask.id);
+            if id.is_some_and(is_rounded) {
+                let words = "its id is a number too large, or with a fraction: write it as a text";
+                return Err(Fault::Line(format!("line {}: {words}", self.line)));
+            }
+            id.and_then(text_of)
+        };
         let Some(id) = id.filter(|id| !id.is_empty()) else {
             return Err(Fault::Line(format!("line {}: no id", self.line)));
         };
@@ -89,6 +100,11 @@ impl JsonRows {
     }
 }
 
+/// Whether a number may have lost digits: it has a fraction or an exponent, or more than 64 bits.
+fn is_rounded(value: &Value) -> bool {
+    matches!(value, Value::Number(number) if number.is_f64())
+}
+
 fn text_of(value: &Value) -> Option<String> {
     match value {
         Value::Null => None,
@@ -101,6 +117,10 @@ fn cut_of(value: &Value, column: &AskColumn) -> Option<Zeroizing<String>> {
     match value {
         Value::Null => None,
         Value::String(text) => Some(cut(text, column)),
+        // As what is no UTF-8 text, it is refused wherever a control character is.
+        Value::Number(number) if column.length_max > NUMBER_LENGTH_MAX && is_rounded(value) => {
+            Some(cut(&format!("\0{number}"), column))
+        }
         Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => Some(cut(&value.to_string(), column)),
     }
 }

@@ -8,7 +8,10 @@ use super::super::{
     Row, Source, SourceError,
     tests::{all, ask},
 };
-use crate::config::SourceUrl;
+use crate::{
+    config::SourceUrl,
+    import::mapping::{Field, Kind},
+};
 
 async fn open(kind: &str, content: impl AsRef<[u8]>) -> (tempfile::TempDir, Source) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -64,6 +67,35 @@ async fn fields_of_json_come_as_text() {
     assert_eq!(rows[1], ("two".to_owned(), vec![text("true"), None, text("1.5")]));
     let rows = all(&mut source, &ask("", "", &[]), 1).await;
     assert_eq!(rows.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["1", "3"]);
+}
+
+#[tokio::test]
+async fn a_number_that_json_rounds_is_no_text_and_no_id() {
+    let content = "{\"id\": 18446744073709551615, \"k\": 123456789012345678901234, \"n\": 0.5}\n\
+                   {\"id\": -1, \"k\": 18446744073709551615, \"n\": 1e2}\n\
+                   {\"id\": 3, \"k\": 0.12345678901234567890, \"n\": 2}\n";
+    let (_directory, mut source) = open("jsonl", content).await;
+    let rows = all(&mut source, &ask("", "id", &[("k", 600), ("n", 64)]), 10).await;
+    let values = |at: usize| rows[at].1.iter().map(|value| value.clone().unwrap_or_default()).collect::<Vec<_>>();
+    assert!(values(0)[0].starts_with('\0') && values(2)[0].starts_with('\0'), "{rows:?}");
+    assert_eq!((rows[0].0.as_str(), values(0)[1].as_str()), ("18446744073709551615", "0.5"));
+    assert_eq!((values(1)[0].as_str(), values(1)[1].as_str()), ("18446744073709551615", "100.0"));
+
+    for id in ["18446744073709551616", "1.5", "1e3"] {
+        let (_directory, mut source) = open("jsonl", format!("{{\"id\": {id}, \"k\": 1}}\n")).await;
+        let words = refusal(source.read(&ask("", "id", &[("k", 600)]), None, 1).await);
+        assert!(words.starts_with("line 1: its id is a number"), "{words}");
+    }
+}
+
+/// By that it is known which columns may have numbers with a fraction.
+#[test]
+fn less_is_asked_for_of_numbers_than_of_keys_and_ids() {
+    for field in Field::ALL {
+        let (kind, is_short) = (field.kind(), field.length_max() <= 64);
+        assert!(is_short || kind != Kind::Number, "{field:?}");
+        assert!(!is_short || ![Kind::Material, Kind::Reference, Kind::Text].contains(&kind), "{field:?}");
+    }
 }
 
 #[tokio::test]

@@ -84,6 +84,11 @@ impl Load {
         lock(&self.shared.history).counts().clone()
     }
 
+    /// How many answers so far broke the promise.
+    pub fn violations(&self, bound: Duration) -> usize {
+        lock(&self.shared.history).violations(bound).len()
+    }
+
     /// The clients of a replica go on with its new process.
     pub fn reconnect(&self, replica: usize, server: &Server) {
         *lock(&self.shared.clients[replica]) = server.keys();

@@ -3,6 +3,7 @@
 //! them.
 
 use keystead::proto::v1::Outcome;
+use sea_orm::ConnectionTrait as _;
 
 use super::{MAPPING, Old, TestDatabase, World, new_world, presenting, reader, sha256_hex};
 use crate::harness::source::SourceDatabase;
@@ -154,9 +155,11 @@ async fn contract_that_cannot_have_one_table_leaves_all_of_them(database: TestDa
     let (world, old) = expanded(database).await;
     let owner = world.documented(old.source.url(), MAPPING);
     assert_eq!(owner.ran(&["verify"]).code, 0);
+    old.source.run("CREATE TABLE other (number bigint)").await;
     let before = old.source.state().await;
     // A service that reads the second table for a long time.
-    let reading = old.source.lock("assistants").await;
+    let reading = old.source.lock("other").await;
+    reading.execute_unprepared("LOCK TABLE assistants IN ACCESS SHARE MODE").await.expect("nobody is in the way");
     let ran = owner.ran(&["contract", "--yes"]);
     assert!([1, 3].contains(&ran.code), "{ran:?}");
     reading.close().await.expect("the lock is let go");

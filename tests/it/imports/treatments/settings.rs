@@ -280,6 +280,8 @@ fn bad_ones(keys: &Keys) -> Vec<Case> {
         ("scopes", "*", "RESERVED_SCOPE"),
         ("uses", "-1", "BAD_REQUEST_COUNT"),
         ("uses", "many", "BAD_REQUEST_COUNT"),
+        ("uses", "1000000000001", "BAD_REQUEST_COUNT"),
+        ("uses", "9223372036854775807", "BAD_REQUEST_COUNT"),
         ("credits", "-1", "BAD_CREDITS"),
         ("credits", "1.5 million", "BAD_CREDITS"),
         ("cidrs", "300.0.2.0/24", "BAD_ALLOWED_CIDRS"),
@@ -290,5 +292,17 @@ fn bad_ones(keys: &Keys) -> Vec<Case> {
     .enumerate()
     .map(|(at, (column, text, reason))| with_key(keys, &format!("bad {at}")).with(column, *text).refused(reason))
     .chain([with_key(keys, "an owner too long").with("owner", "o".repeat(201)).refused("BAD_OWNER_ID")])
+    .chain(telling_ones(keys))
     .collect()
+}
+
+/// Rows that have their key once more, where it would be stored as it is.
+fn telling_ones(keys: &Keys) -> [Case; 4] {
+    let telling = |name: &str, column| with_key(keys, name).with(column, keys.text(name));
+    [
+        telling("its key as a name", "name").refused("BAD_NAME"),
+        telling("its key as an owner", "owner").refused("BAD_OWNER_ID"),
+        telling("its key as a scope", "scopes").refused("BAD_SCOPES"),
+        telling("its key as who revoked it", "revoked_by").with("status", "revoked").refused("BAD_REVOCATION"),
+    ]
 }
