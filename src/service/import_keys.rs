@@ -197,6 +197,7 @@ async fn bring(
     // The command brings no keys of `system` in: whoever writes to a source must not become a caller of ours.
     let open = |id: &OrganizationId| *id != OrganizationId::SYSTEM || !actor.key_id.is_empty();
     let wanted: BTreeSet<OrganizationId> = batch.items.iter().map(|item| item.organization_id).filter(open).collect();
+    imported_keys::prefer_indexes(&transaction).await?;
     let mut places = lock_organizations(&transaction, wanted).await?;
     let rooms = batch.rooms.iter().filter(|(id, _)| open(id));
     places.extend(rooms.map(|(id, room)| (*id, Place { room: *room })));

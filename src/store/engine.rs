@@ -78,6 +78,18 @@ pub(super) async fn lock_counters(db: &impl ConnectionTrait, id: OrganizationId)
 const POSTGRES_TIME: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 const SQLITE_TIME: &str = "CAST((julianday('now') - 2440587.5) * 86400000000 AS INTEGER)";
 
+/// Until this transaction ends, look for many values by the indexes over them. For a few thousand of them PostgreSQL
+/// would read the whole table, as long as that has not very many rows: it believes in disks that seek.
+///
+/// # Errors
+/// The database's own.
+pub(super) async fn prefer_indexes(db: &impl ConnectionTrait) -> Result<(), DbErr> {
+    if db.get_database_backend() == DbBackend::Postgres {
+        db.execute_unprepared("SET LOCAL enable_seqscan = off").await?;
+    }
+    Ok(())
+}
+
 /// Bounds how long the statements of this connection wait for what somebody else holds. SQLite has one such bound from
 /// the beginning.
 ///

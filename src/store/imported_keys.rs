@@ -34,7 +34,7 @@ use crate::domain::{
 use self::held::all;
 pub use self::held::{
     ETAG_PLANNED, Held, HeldSettings, list_by_decoded_digests, list_by_digests, list_by_ids, list_by_source_ids,
-    list_by_stored_hashes,
+    list_by_stored_hashes, prefer_indexes,
 };
 
 /// Keys per statement, a power of two: 39 parameters each, below SQLite's bound of 32,766.

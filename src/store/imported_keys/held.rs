@@ -15,7 +15,7 @@ use crate::{
         time::Timestamp,
     },
     store::{
-        StoreError,
+        StoreError, engine,
         entity::api_key::{self as row, Column},
         row_arrays::{self, ArrayColumn},
         rows::{self, in_powers_of_two},
@@ -93,6 +93,11 @@ impl HeldSettings {
         ];
         differs.into_iter().filter(|(differs, _)| *differs).map(|(_, name)| name).collect()
     }
+}
+
+/// Until this transaction ends, these look-ups go by their indexes, whatever the database thinks that costs.
+pub async fn prefer_indexes(db: &impl ConnectionTrait) -> Result<(), StoreError> {
+    Ok(engine::prefer_indexes(db).await?)
 }
 
 /// The keys with these digests.
