@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     domain::{
-        import::{GivenScheme, ImportedKey, SlowHash, SlowScheme},
-        key::Environment,
+        import::GivenScheme,
+        samples::{self, slow_hash},
     },
     service::ImportItem,
     store::imported_keys::HeldSettings,
@@ -13,43 +13,14 @@ use crate::{
 const IMPORT: RecordId = RecordId::from_u128(21);
 
 fn row(given: GivenScheme, material: Material) -> KeyRow {
-    let key = ImportedKey {
-        kept_id: None,
-        source_id: "1".to_owned(),
-        given,
-        material,
-        plaintext_as_digest: None,
-        look_up_id: None,
-        prefix: String::new(),
-        hint: String::new(),
-        name: "a key".to_owned(),
-        environment: Environment::Live,
-        status: StoredStatus::Active,
-        scopes: Vec::new(),
-        metadata: BTreeMap::new(),
-        owner_id: String::new(),
-        allowed_cidrs: Vec::new(),
-        rate_limits: Vec::new(),
-        credits: None,
-        create_time: None,
-        expire_time: None,
-        last_used_time: None,
-        request_count: 0,
-        revocation: None,
-    };
+    let key = samples::imported_key("1", given, material);
     let item = ImportItem { organization_id: OrganizationId::from_u128(11), key };
     KeyRow { id: "1".to_owned(), notes: Vec::new(), is_pair: false, stay_problem: None, item }
 }
 
-/// As long as a hash of bcrypt, and of no secret that anybody knows.
-fn hash(letter: char) -> SlowHash {
-    let text = format!("$2b$04${}", letter.to_string().repeat(53));
-    SlowHash::parse(SlowScheme::Bcrypt, &text).expect("a hash")
-}
-
 /// What is found of a row with a slow hash where Keystead holds this, and whether that is as it should be.
 fn found(held: &Held) -> (&'static str, bool) {
-    let row = row(GivenScheme::Bcrypt, Material::Slow(hash('a')));
+    let row = row(GivenScheme::Bcrypt, Material::Slow(slow_hash('a')));
     match check_held(&row, held, Timestamp::from_micros(1)) {
         Found::AsExpected(word) => (word, true),
         Found::Differs { word, .. } => (word, false),
@@ -72,27 +43,27 @@ fn a_slow_hash_never_passes_for_that_of_a_key_that_came_as_a_digest() {
 
 #[test]
 fn a_slow_hash_is_compared_with_what_is_left_of_the_one_that_came() {
-    let came = |letter| row(GivenScheme::Bcrypt, Material::Slow(hash(letter))).item.planned(IMPORT);
+    let came = |letter| row(GivenScheme::Bcrypt, Material::Slow(slow_hash(letter))).item.planned(IMPORT);
     for (letter, expected) in [('a', ("UPGRADED", true)), ('b', ("OTHER_HASH", false))] {
         assert_eq!(found(&Held { scheme: Scheme::Sha256, etag: 1, ..came(letter) }), expected);
     }
-    let slow = Held { etag: 1, stored_hash: Some(hash('a').expose().to_owned()), ..came('a') };
+    let slow = Held { etag: 1, stored_hash: Some(slow_hash('a').expose().to_owned()), ..came('a') };
     assert_eq!(found(&slow), ("SLOW", true));
-    let another = Held { stored_hash: Some(hash('b').expose().to_owned()), ..slow };
+    let another = Held { stored_hash: Some(slow_hash('b').expose().to_owned()), ..slow };
     assert_eq!(found(&another), ("OTHER_HASH", false));
 }
 
 #[test]
 fn what_a_key_may_is_compared_until_somebody_sets_it_here() {
-    let stored_hash = Some(hash('a').expose().to_owned());
+    let stored_hash = Some(slow_hash('a').expose().to_owned());
     let came =
-        Held { stored_hash, etag: 1, ..row(GivenScheme::Bcrypt, Material::Slow(hash('a'))).item.planned(IMPORT) };
+        Held { stored_hash, etag: 1, ..row(GivenScheme::Bcrypt, Material::Slow(slow_hash('a'))).item.planned(IMPORT) };
     assert_eq!(found(&came), ("SLOW", true));
     let settings = HeldSettings { scopes: "[\"invoices:read\"]".to_owned(), ..came.settings.clone() };
     let wider = Held { settings, ..came };
     assert_eq!(found(&wider), ("SETTINGS_DIFFER", false));
     assert_eq!(found(&Held { etag: 2, ..wider.clone() }), ("SLOW", true));
     assert_eq!(found(&Held { import_id: None, ..wider.clone() }), ("SLOW", true), "a key of its own");
-    let another = Held { stored_hash: Some(hash('b').expose().to_owned()), ..wider };
+    let another = Held { stored_hash: Some(slow_hash('b').expose().to_owned()), ..wider };
     assert_eq!(found(&another), ("OTHER_HASH", false), "whose key it is comes first");
 }

@@ -7,9 +7,10 @@ use super::{ImportBatch, ImportItem, ItemResult, classify::Known, lost};
 use crate::domain::{
     digest::Digest,
     ids::{KeyId, OrganizationId, RecordId},
-    import::{GivenScheme, ImportedKey, Material, SlowHash, SlowScheme},
-    key::{Environment, StoredStatus},
+    import::{GivenScheme, ImportedKey, Material},
+    key::StoredStatus,
     limits::Credits,
+    samples,
     scope::Scope,
     time::Timestamp,
 };
@@ -19,30 +20,7 @@ const OTHER: OrganizationId = OrganizationId::from_u128(12);
 const IMPORT: RecordId = RecordId::from_u128(21);
 
 fn item(source_id: &str, given: GivenScheme, material: Material) -> ImportItem {
-    let key = ImportedKey {
-        kept_id: None,
-        source_id: source_id.to_owned(),
-        given,
-        material,
-        plaintext_as_digest: None,
-        look_up_id: None,
-        prefix: String::new(),
-        hint: String::new(),
-        name: "a key".to_owned(),
-        environment: Environment::Live,
-        status: StoredStatus::Active,
-        scopes: Vec::new(),
-        metadata: BTreeMap::new(),
-        owner_id: String::new(),
-        allowed_cidrs: Vec::new(),
-        rate_limits: Vec::new(),
-        credits: None,
-        create_time: None,
-        expire_time: None,
-        last_used_time: None,
-        request_count: 0,
-        revocation: None,
-    };
+    let key = samples::imported_key(source_id, given, material);
     ImportItem { organization_id: ONE, key }
 }
 
@@ -50,11 +28,8 @@ fn plain(source_id: &str, secret: &str) -> ImportItem {
     item(source_id, GivenScheme::Plaintext, Material::Digest(Digest::of(secret)))
 }
 
-/// As long as a hash of bcrypt, and of no secret that anybody knows.
 fn slow(source_id: &str, letter: char) -> ImportItem {
-    let text = format!("$2b$04${}", letter.to_string().repeat(53));
-    let hash = SlowHash::parse(SlowScheme::Bcrypt, &text).expect("a hash");
-    item(source_id, GivenScheme::Bcrypt, Material::Slow(hash))
+    item(source_id, GivenScheme::Bcrypt, Material::Slow(samples::slow_hash(letter)))
 }
 
 fn missing(source_id: &str) -> ImportItem {
