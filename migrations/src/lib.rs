@@ -22,6 +22,7 @@ mod m20261121_000009_partial_indexes;
 mod m20261121_000010_replicas;
 mod m20261121_000011_imports;
 mod m20261122_000012_decoded_digests;
+mod m20261122_000013_import_passes;
 
 /// All migrations, oldest first.
 pub struct Migrator;
@@ -42,6 +43,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261121_000010_replicas::Migration),
             Box::new(m20261121_000011_imports::Migration),
             Box::new(m20261122_000012_decoded_digests::Migration),
+            Box::new(m20261122_000013_import_passes::Migration),
         ]
     }
 }
@@ -78,6 +80,10 @@ pub fn losses(name: &str) -> &'static str {
         }
         "m20261122_000012_decoded_digests" => {
             "which imported secrets read as a SHA-256 digest: a key that comes with that very hash is no longer refused"
+        }
+        "m20261122_000013_import_passes" => {
+            "when an import that is under way began: past requests of keys that are not here yet wait for a run that \
+             begins anew"
         }
         _ => "nothing",
     }

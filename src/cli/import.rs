@@ -86,7 +86,7 @@ enum Action {
         /// Only what has this label.
         #[arg(long, value_name = "NAME")]
         source: Option<String>,
-        /// List the keys that were never seen since the import, by owner.
+        /// List the keys that were never seen since the import and are neither revoked nor expired, by owner.
         #[arg(long)]
         unseen: bool,
         /// List the keys that came without a hash, by owner.

@@ -13,8 +13,8 @@ use zeroize::Zeroizing;
 
 pub use self::{
     hashes::{
-        HASH_LENGTH_MAX, decoded_digest, decoded_digest_of, digest_of_hex, is_stored_hash, parse_sha256_base64,
-        parse_sha256_hex, read_as_digest,
+        HASH_LENGTH_MAX, decoded_digest, digest_of_hex, is_stored_hash, parse_sha256_base64, parse_sha256_hex,
+        read_as_digest,
     },
     hidden::{gives_away, is_most_of, shown_end_of, without_blanks},
     weakness::is_weak,
@@ -170,7 +170,7 @@ pub struct SlowHash {
 
 impl SlowHash {
     /// Reads a bcrypt hash (`$2a$`, `$2b$`, `$2x$` or `$2y$`, cost 4 to 14) or an Argon2 hash (PHC string, at most
-    /// 64 MiB, 10 passes, 16 lanes).
+    /// 64 MiB, 10 passes, 16 lanes, at least 8 KiB a lane).
     ///
     /// # Errors
     /// Refuses anything else.

@@ -189,11 +189,13 @@ fn check_hidden(key: &ImportedKey, key_id: &str, secret: Option<&str>) -> Result
     Ok(())
 }
 
-/// A hash that no look-up leads to needs something that the candidates are found by.
+/// A hash that no look-up leads to needs something that the candidates are found by, or an id that callers can name.
 fn check_findable(key: ImportedKey) -> Result<ImportedKey, Refused> {
     let is_slow = matches!(key.material, Material::Slow(_));
-    if is_slow && key.look_up_id.is_none() && key.prefix.is_empty() && key.hint.is_empty() {
-        let message = "a bcrypt or Argon2 hash needs look_up_id, prefix or hint";
+    let is_known_by =
+        key.kept_id.is_some() || key.look_up_id.is_some() || !key.prefix.is_empty() || !key.hint.is_empty();
+    if is_slow && !is_known_by {
+        let message = "a bcrypt or Argon2 hash needs key_id, look_up_id, prefix or hint";
         return Err(Refused::new(Refusal::BadLookUpId, message));
     }
     Ok(key)

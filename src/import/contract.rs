@@ -36,8 +36,9 @@ use crate::{
     store::imports::{self, Import, ImportKind},
 };
 
-/// Rows that are read at once under the lock.
-const BATCH: usize = 2000;
+/// Rows that are read at once under the lock: few, so that those with metadata of many megabytes are read within the
+/// time that a statement has.
+const BATCH: usize = 200;
 /// How often others may be first to note something of the same table.
 const NOTES_MAX: usize = 20;
 /// What nobody should expect of `--down`.

@@ -12,6 +12,7 @@ use time::UtcOffset;
 use super::{
     mapping::{Field, LimitTable, Mapping},
     places::Places,
+    planned::Planned,
     rows::{BatchCounts, KeyRefs, check_row_id},
     source::Row,
     treat::{Columns, OrganizationRef},
@@ -101,17 +102,29 @@ impl Limits {
         Ok(counts)
     }
 
-    /// Tells what would become of rows. Whether their owners will be there, and have such limits, is not known before
-    /// these have come over.
-    pub(super) fn plan_batch(&self, rows: &[Row]) -> BatchCounts {
+    /// Tells what would become of rows, where these keys would be there besides those that are. Whether their owners
+    /// have such limits, and windows have ended, is told by a run alone.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(super) async fn plan_batch(
+        &mut self,
+        context: &Context,
+        rows: &[Row],
+        planned: &Planned,
+    ) -> Result<BatchCounts, StoreError> {
         let mut counts = BatchCounts::default();
+        self.keys.find(context, rows.iter().filter_map(|row| self.columns.reference(row))).await?;
         for row in rows {
             match self.read(row) {
+                Ok(Window { key: Some(key), .. }) if !self.keys.is_planned(key, planned) => {
+                    counts.refuse(row, unknown_key());
+                }
                 Ok(_) => counts.created += 1,
                 Err(refused) => counts.refuse(row, refused),
             }
         }
-        counts
+        Ok(counts)
     }
 
     fn read<'r>(&self, row: &'r Row) -> Result<Window<'r>, Refused> {

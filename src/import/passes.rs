@@ -11,7 +11,7 @@ use super::{
     source::Ask,
 };
 use crate::{
-    domain::ids::RecordId,
+    domain::{ids::RecordId, time::Timestamp},
     random,
     service::Context,
     store::imports::{self, Import, ImportKind, ImportState, NewImport},
@@ -116,6 +116,14 @@ pub(super) async fn begin<'m>(context: &Context, mapping: &'m Mapping) -> Result
     Ok((stages, resumed))
 }
 
+/// When this pass began to read keys: one that was issued before is here by the end of their tables, if it is ever to
+/// be. The beginning of time where that is not known, and never where the mapping has no keys.
+pub(super) fn keys_read_from(stages: &[Stage<'_>]) -> Timestamp {
+    let keys = stages.iter().filter(|stage| matches!(stage.step, Step::Keys(_)));
+    let began = keys.map(|stage| stage.import.began_time.unwrap_or(Timestamp::from_micros(0)));
+    began.min().unwrap_or(Timestamp::from_micros(i64::MAX))
+}
+
 /// Whether rows of the table have been taken in this pass.
 fn has_begun(import: &Import) -> bool {
     import.created_count + import.existing_count + import.refused_count > 0 || !import.position.is_empty()
@@ -155,7 +163,8 @@ async fn mark(context: &Context, step: Step<'_>, import: Import) -> Result<Impor
         Step::Organizations(_) | Step::Keys(_) | Step::Limits(_) => {
             imports::restart(db, import.id, now).await?;
             let (state, position) = (ImportState::Running, String::new());
-            Ok(Import { state, position, created_count: 0, existing_count: 0, refused_count: 0, ..import })
+            let began_time = Some(now);
+            Ok(Import { state, position, began_time, created_count: 0, existing_count: 0, refused_count: 0, ..import })
         }
     }
 }

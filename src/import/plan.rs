@@ -46,7 +46,7 @@ pub async fn plan(job: &mut Job<'_>) -> Result<Report, ImportError> {
         tables.push(match step {
             Step::Organizations(table) => plan_organizations(job, table, &mut places, &mut planned).await?,
             Step::Keys(table) => plan_keys(job, table, &mut places, &mut planned).await?,
-            Step::Usage(_) | Step::Limits(_) => plan_rows(job, step).await?,
+            Step::Usage(_) | Step::Limits(_) => plan_rows(job, step, &planned).await?,
         });
     }
     if let Some(words) = limits::remark(job.context, job.mapping) {
@@ -144,6 +144,7 @@ async fn plan_keys(
     let found = imports::find(job.context.store.control(), &job.mapping.source, &table.table.name).await?;
     let import_id = found.map(|import| import.id);
     let import_id = import_id.unwrap_or_else(|| RecordId::new(job.context.clock.now(), random::bytes()));
+    planned.add_table(&table.table.name, import_id);
     let tally = Tally::new(&table.table.name, step.kind(), total(job, step).await?, 0, job.tell);
     let reader = Arc::new(TableReader::new(job.mapping, table, job.options.allow_weak));
     let rows = RowBatches::new(&mut job.source, job.stop, reader.ask.clone(), job.options.batch, "");
@@ -159,8 +160,8 @@ async fn plan_keys(
     Ok(writer.tally.finish())
 }
 
-/// Rows that refer to keys: whether those will be there is not known before they are.
-async fn plan_rows(job: &mut Job<'_>, step: Step<'_>) -> Result<TableReport, ImportError> {
+/// Rows that refer to keys.
+async fn plan_rows(job: &mut Job<'_>, step: Step<'_>, planned: &Planned) -> Result<TableReport, ImportError> {
     let table = step.table();
     let found = imports::find(job.context.store.control(), &job.mapping.source, &table.name).await?;
     // As a run does: past requests are only ever added to.
@@ -168,7 +169,7 @@ async fn plan_rows(job: &mut Job<'_>, step: Step<'_>) -> Result<TableReport, Imp
         Step::Usage(_) => found.map(|import| import.position).unwrap_or_default(),
         Step::Organizations(_) | Step::Keys(_) | Step::Limits(_) => String::new(),
     };
-    let reading = Referring::open(job, step).await?;
+    let mut reading = Referring::open(job, step).await?;
     let mut tally = Tally::new(&table.name, step.kind(), total(job, step).await?, 0, job.tell);
     tally.report.resumed = !after.is_empty();
     let mut batches = RowBatches::new(&mut job.source, job.stop, step.ask(), job.options.batch, &after);
@@ -177,9 +178,9 @@ async fn plan_rows(job: &mut Job<'_>, step: Step<'_>) -> Result<TableReport, Imp
         if rows.is_empty() {
             return Ok(tally.finish());
         }
-        let counts = match &reading {
-            Referring::Usage(usage) => usage.plan_batch(job.context, &rows),
-            Referring::Limits(limits) => limits.plan_batch(&rows),
+        let counts = match &mut reading {
+            Referring::Usage(usage) => usage.plan_batch(job.context, &rows, planned).await?,
+            Referring::Limits(limits) => limits.plan_batch(job.context, &rows, planned).await?,
             Referring::Nothing => return Ok(tally.finish()),
         };
         tally.count(rows.len(), &counts);
@@ -196,7 +197,10 @@ enum Referring {
 impl Referring {
     async fn open(job: &Job<'_>, step: Step<'_>) -> Result<Self, ImportError> {
         Ok(match step {
-            Step::Usage(table) => Self::Usage(Usage::open(job.context, job.mapping, table).await?),
+            Step::Usage(table) => {
+                let now = job.context.clock.now();
+                Self::Usage(Usage::open(job.context, job.mapping, table, now).await?)
+            }
             Step::Limits(table) => Self::Limits(Limits::open(job.context, job.mapping, table).await?),
             Step::Organizations(_) | Step::Keys(_) => Self::Nothing,
         })

@@ -15,12 +15,12 @@ use std::{
 
 use sha2::{Digest as _, Sha256};
 
-use super::ImportError;
+use super::{ImportError, values::trim};
 use crate::{
     domain::{
         digest::Digest,
         ids::{KeyId, OrganizationId, RecordId},
-        import::{GivenScheme, Material, Scheme, decoded_digest, digest_of_hex},
+        import::{Material, Scheme, decoded_digest, digest_of_hex},
         key::StoredStatus,
         permission::Reach,
         time::Timestamp,
@@ -38,6 +38,8 @@ use crate::{
 pub(super) struct Planned {
     /// Organizations that would be new, with the most keys that each may have; 0 for no cap.
     organizations: HashMap<OrganizationId, i64>,
+    /// Tables of keys, by name, as what they would be imported.
+    tables: HashMap<String, RecordId>,
     keys: Vec<PlannedKey>,
     /// Places in `keys`.
     names: HashMap<Name, u32>,
@@ -133,6 +135,20 @@ impl Planned {
     /// Takes an organization for one that would be new, unless it is there: then what it is there counts.
     pub(super) fn add_organization(&mut self, id: OrganizationId, max_keys: i64) {
         self.organizations.entry(id).or_insert(max_keys);
+    }
+
+    /// Tells as what a table of keys would be imported.
+    pub(super) fn add_table(&mut self, name: &str, import_id: RecordId) {
+        self.tables.insert(name.to_owned(), import_id);
+    }
+
+    /// Whether a row of another table refers to a key that would be new: by its row in this table, or by an id that it
+    /// keeps.
+    pub(super) fn has_referred(&self, table: Option<&str>, reference: &str) -> bool {
+        let import_id = table.and_then(|table| self.tables.get(table));
+        let is_row = |import_id: &RecordId| self.key_by(&By::Row(*import_id, reference)).is_some();
+        let is_kept = || KeyId::of_text(trim(reference)).is_ok_and(|id| self.key_by(&By::Id(id)).is_some());
+        import_id.is_some_and(is_row) || is_kept()
     }
 
     /// The keys that rows of a batch may meet, each at least once.
@@ -308,12 +324,11 @@ fn names_met_by(item: &ImportItem) -> Vec<Name> {
     let mut names: Vec<Name> = key.kept_id.map(|id| By::Id(id).name()).into_iter().collect();
     names.extend(key.plaintext_as_digest.iter().map(|digest| By::Digest(digest).name()));
     match &key.material {
-        Material::Digest(digest) => {
-            names.push(By::Digest(digest).name());
-            if key.given != GivenScheme::Plaintext {
-                names.extend([By::Decoded(&decoded_digest(digest)).name(), By::Digest(&digest_of_hex(digest)).name()]);
-            }
-        }
+        Material::Digest(digest) => names.extend([
+            By::Digest(digest).name(),
+            By::Decoded(&decoded_digest(digest)).name(),
+            By::Digest(&digest_of_hex(digest)).name(),
+        ]),
         Material::Slow(hash) => names.push(By::Mark(&mark_of(hash)).name()),
         Material::Missing => {}
     }

@@ -62,6 +62,9 @@ pub struct TableReport {
     pub kind: ImportKind,
     /// Whether reading began after rows that an earlier run had read.
     pub resumed: bool,
+    /// How many of those are counted, of this pass or, for past requests, of all: rows without a key are not. The
+    /// counts below are of this run alone.
+    pub rows_before: u64,
     pub rows: u64,
     pub created: u64,
     /// What an earlier run had brought already.
@@ -88,6 +91,7 @@ impl TableReport {
             table: table.to_owned(),
             kind,
             resumed: false,
+            rows_before: 0,
             rows: 0,
             created: 0,
             existing: 0,
@@ -209,7 +213,8 @@ pub struct ContractReport {
 pub struct Status {
     /// One for each source and table.
     pub imports: Vec<ImportStatus>,
-    /// Keys that nobody has presented since they were imported, by owner; `None` where they were not asked for.
+    /// Keys that nobody has presented since they were imported, by owner, and that are neither revoked nor expired;
+    /// `None` where they were not asked for.
     pub unseen: Option<Vec<KeyLine>>,
     /// Keys that came without a hash, by owner; `None` where they were not asked for.
     pub missing: Option<Vec<KeyLine>>,
@@ -235,7 +240,7 @@ pub struct ImportStatus {
     pub schemes: Counts,
     /// How many of them have been presented since.
     pub seen: i64,
-    /// How many have not.
+    /// How many have not, and can still be: keys that are revoked or expired are not among them.
     pub never_seen: i64,
     pub create_time: Timestamp,
     pub update_time: Timestamp,

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::{source::Row, values::trim};
+use super::{planned::Planned, source::Row, values::trim};
 use crate::{
     domain::{
         ids::{KeyId, OrganizationId, RecordId},
@@ -114,7 +114,9 @@ pub(super) fn check_row_id(row: &Row, reason: Refusal) -> Result<(), Refused> {
 
 /// The keys that rows refer to, by what the source calls them: the id of a row of keys, or the id that a key kept.
 pub(super) struct KeyRefs {
-    /// Of the table of keys that is referred to, where it has been imported.
+    /// The table of keys that is referred to, where there is one.
+    table: Option<String>,
+    /// Its import, where it has been imported.
     import_id: Option<RecordId>,
     /// Of everything that has been imported from this source: an id that was kept is no other system's.
     of_source: HashSet<RecordId>,
@@ -132,7 +134,7 @@ impl KeyRefs {
         let is_meant = |import: &&Import| keys.is_some_and(|keys| import.table_name == keys);
         let import_id = imports.iter().find(is_meant).map(|import| import.id);
         let of_source = imports.iter().map(|import| import.id).collect();
-        Ok(Self { import_id, of_source, known: HashMap::new() })
+        Ok(Self { table: keys.map(str::to_owned), import_id, of_source, known: HashMap::new() })
     }
 
     /// Finds the keys of a batch; [`KeyRefs::get`] then knows all of these references.
@@ -180,6 +182,11 @@ impl KeyRefs {
     /// The key that a reference stands for, and whose it is; `None` where Keystead has none.
     pub(super) fn get(&self, reference: &str) -> Option<(KeyId, OrganizationId)> {
         self.known.get(reference).copied().flatten()
+    }
+
+    /// Whether Keystead has a key that a reference stands for, or would have one.
+    pub(super) fn is_planned(&self, reference: &str, planned: &Planned) -> bool {
+        self.get(reference).is_some() || planned.has_referred(self.table.as_deref(), reference)
     }
 }
 

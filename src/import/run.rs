@@ -5,7 +5,8 @@
 //! the file and will again; after it, rows that Keystead itself refused may be missing in the file, which the next run
 //! notices and says; between two tables, the marks of `passes.rs` tell which are done.
 //! Past requests of a key that is not here are passed over for ever, since usage is read once: where organizations or
-//! keys were refused, a pass leaves usage as it is, unless the operator accepts the loss.
+//! keys were refused, a pass leaves usage as it is, unless the operator accepts the loss; and it ends before the first
+//! request of a key that may have been issued since the keys were read, for the next pass to go on with.
 //! Invariant: a position never stands behind a row that is neither in nor counted.
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Instant};
@@ -27,6 +28,7 @@ use super::{
     writer::{KeyWriter, Pace, Tally},
 };
 use crate::{
+    domain::time::Timestamp,
     service::{Context, ServiceError},
     store::imports::{self, Advance, Import, ImportState},
 };
@@ -101,7 +103,14 @@ async fn bring(
         } else {
             let report = match stage.step {
                 Step::Keys(table) => bring_keys(job, stage, table, places, file).await?,
-                Step::Organizations(_) | Step::Usage(_) | Step::Limits(_) => bring_rows(job, stage, file).await?,
+                Step::Organizations(_) | Step::Usage(_) | Step::Limits(_) => {
+                    let (report, is_whole) = bring_rows(job, stage, passes::keys_read_from(stages), file).await?;
+                    if !is_whole {
+                        withheld.push(name.clone());
+                        state = ImportState::Withheld;
+                    }
+                    report
+                }
             };
             if stage.step.is_referred_to() {
                 refused += report.refused;
@@ -246,13 +255,23 @@ enum Rows {
 
 impl Rows {
     /// `None` for a table of keys.
-    async fn open(job: &Job<'_>, step: Step<'_>) -> Result<Option<Self>, ImportError> {
+    async fn open(job: &Job<'_>, step: Step<'_>, keys_read_from: Timestamp) -> Result<Option<Self>, ImportError> {
         Ok(match step {
             Step::Organizations(table) => Some(Self::Organizations(Organizations::new(job.mapping, table))),
-            Step::Usage(table) => Some(Self::Usage(Usage::open(job.context, job.mapping, table).await?)),
+            Step::Usage(table) => {
+                Some(Self::Usage(Usage::open(job.context, job.mapping, table, keys_read_from).await?))
+            }
             Step::Limits(table) => Some(Self::Limits(Limits::open(job.context, job.mapping, table).await?)),
             Step::Keys(_) => None,
         })
+    }
+
+    /// How many of these rows can be taken now.
+    async fn ready(&mut self, context: &Context, rows: &[Row]) -> Result<usize, ServiceError> {
+        match self {
+            Self::Usage(table) => Ok(table.ready(context, rows).await?),
+            Self::Organizations(_) | Self::Limits(_) => Ok(rows.len()),
+        }
     }
 
     async fn write_batch(
@@ -270,18 +289,27 @@ impl Rows {
     }
 }
 
-async fn bring_rows(job: &mut Job<'_>, stage: &Stage<'_>, file: &mut RefusedFile) -> Result<TableReport, ImportError> {
+/// Brings in what can be brought in of a table that holds no keys; says whether that was all of it.
+async fn bring_rows(
+    job: &mut Job<'_>,
+    stage: &Stage<'_>,
+    keys_read_from: Timestamp,
+    file: &mut RefusedFile,
+) -> Result<(TableReport, bool), ImportError> {
     let (step, import) = (stage.step, &stage.import);
     let name = &step.table().name;
     let total = total(job, step).await?;
     let mut tally = Tally::new(name, step.kind(), total, rows_before(import), job.tell);
     tally.report.resumed = !import.position.is_empty();
-    let Some(mut table) = Rows::open(job, step).await? else { return Ok(tally.finish()) };
+    let Some(mut table) = Rows::open(job, step, keys_read_from).await? else { return Ok((tally.finish(), true)) };
     let context = job.context;
     let mut batches = RowBatches::new(&mut job.source, job.stop, step.ask(), job.options.batch, &import.position);
-    let (mut after, mut pace, mut behind) = (import.position.clone(), Pace::new(), 0);
+    let (mut after, mut pace, mut behind, mut is_whole) = (import.position.clone(), Pace::new(), 0, true);
     let mut rows = batches.next().await?;
-    while !rows.is_empty() {
+    while !rows.is_empty() && is_whole {
+        let ready = table.ready(context, &rows).await?;
+        is_whole = ready == rows.len();
+        rows.truncate(ready);
         let position = position_behind(&after, &rows);
         let unmoved = rows_behind(&position, &rows);
         behind = if unmoved < rows.len() { unmoved } else { behind + unmoved };
@@ -302,10 +330,21 @@ async fn bring_rows(job: &mut Job<'_>, stage: &Stage<'_>, file: &mut RefusedFile
         let taken_back = Advance { refused: -i64::try_from(behind).unwrap_or(i64::MAX), ..Advance::default() };
         imports::advance(context.store.write(), import.id, &taken_back, context.clock.now()).await?;
     }
-    if matches!(step, Step::Usage(_)) && !job.stop.is_cancelled() {
+    if !is_whole {
+        tell_unsure(job, name);
+    } else if matches!(step, Step::Usage(_)) && !job.stop.is_cancelled() {
         tell_left_out(job, step, rows_before(import) + tally.report.rows).await?;
     }
-    Ok(tally.finish())
+    Ok((tally.finish(), is_whole))
+}
+
+/// Says that a table was not read to its end.
+fn tell_unsure(job: &Job<'_>, table: &str) {
+    let words = format!(
+        "table {table:?} was read up to the first request of a key that is not here and may have been issued since the \
+         keys were read: run again"
+    );
+    (job.tell)(Event::Remark(&words));
 }
 
 /// Says where the source has another number of rows than were taken in all passes: rows of usage are read in the order

@@ -1,6 +1,7 @@
 //! `keystead import status`: what came from where, what became of it, and which keys nobody has presented since.
 //! Reads Keystead's own database alone. Lists are cut where they would grow without bound, and say so.
-//! Invariant: a key is "seen" by Keystead's own account; what the source says of its last use is from before.
+//! Invariant: a key is "seen" by Keystead's own account; what the source says of its last use is from before. What is
+//! counted as never seen is what the list of such keys holds: keys that can still be seen.
 
 use std::collections::BTreeMap;
 
@@ -49,19 +50,19 @@ enum List {
 /// # Errors
 /// The store's own.
 pub async fn status(context: &Context, query: &StatusQuery) -> Result<Status, ImportError> {
-    let db = context.store.control();
+    let (db, now) = (context.store.control(), context.clock.now());
     let mut found = imports::list(db).await?;
     found.retain(|import| query.source.as_ref().is_none_or(|source| import.source == *source));
     let mut counts: BTreeMap<RecordId, Vec<SchemeCount>> = BTreeMap::new();
-    for count in imported_keys::count_by_scheme(db).await? {
+    for count in imported_keys::count_by_scheme(db, now).await? {
         counts.entry(count.import_id).or_default().push(count);
     }
     let mut status = Status { imports: Vec::new(), unseen: None, missing: None, cut: false };
     if query.unseen {
-        status.unseen = Some(list(context, &found, List::Unseen, &mut status.cut).await?);
+        status.unseen = Some(list(context, &found, (List::Unseen, now), &mut status.cut).await?);
     }
     if query.missing {
-        status.missing = Some(list(context, &found, List::Missing, &mut status.cut).await?);
+        status.missing = Some(list(context, &found, (List::Missing, now), &mut status.cut).await?);
     }
     status.imports = found
         .into_iter()
@@ -73,7 +74,8 @@ pub async fn status(context: &Context, query: &StatusQuery) -> Result<Status, Im
 fn line(import: &Import, counts: &[SchemeCount]) -> ImportStatus {
     let schemes: Counts =
         counts.iter().map(|count| (count.scheme.as_str(), u64::try_from(count.keys).unwrap_or(0))).collect();
-    let (keys, seen) = counts.iter().fold((0, 0), |(keys, seen), count| (keys + count.keys, seen + count.seen));
+    let (seen, never_seen) =
+        counts.iter().fold((0, 0), |(seen, unseen), count| (seen + count.seen, unseen + count.unseen));
     ImportStatus {
         source: import.source.clone(),
         table: import.table_name.clone(),
@@ -85,7 +87,7 @@ fn line(import: &Import, counts: &[SchemeCount]) -> ImportStatus {
         refused: import.refused_count,
         schemes,
         seen,
-        never_seen: keys - seen,
+        never_seen,
         create_time: import.create_time,
         update_time: import.update_time,
         verified_time: import.verified_time,
@@ -95,14 +97,18 @@ fn line(import: &Import, counts: &[SchemeCount]) -> ImportStatus {
     }
 }
 
-/// All keys of a list, by owner.
-async fn list(context: &Context, imports: &[Import], which: List, cut: &mut bool) -> Result<Vec<KeyLine>, ImportError> {
-    let now = context.clock.now();
+/// All keys of a list as of a moment, by owner.
+async fn list(
+    context: &Context,
+    imports: &[Import],
+    (which, now): (List, Timestamp),
+    cut: &mut bool,
+) -> Result<Vec<KeyLine>, ImportError> {
     let mut lines = Vec::new();
     for import in imports {
         let mut after = None;
         loop {
-            let page = page(context, import, which, after.take()).await?;
+            let page = page(context, import, (which, now), after.take()).await?;
             let full = page.len() as u64 == PAGE_SIZE;
             after = page.last().map(|held| (held.owner_id.clone(), held.id));
             lines.extend(page.into_iter().map(|held| key_line(import, held, now)));
@@ -124,12 +130,12 @@ async fn list(context: &Context, imports: &[Import], which: List, cut: &mut bool
 async fn page(
     context: &Context,
     import: &Import,
-    which: List,
+    (which, now): (List, Timestamp),
     after: Option<(String, KeyId)>,
 ) -> Result<Vec<Held>, ImportError> {
     let db = context.store.control();
     Ok(match which {
-        List::Unseen => imported_keys::list_unseen(db, import.id, after, PAGE_SIZE).await?,
+        List::Unseen => imported_keys::list_unseen(db, import.id, now, after, PAGE_SIZE).await?,
         List::Missing => imported_keys::list_missing(db, import.id, after, PAGE_SIZE).await?,
     })
 }

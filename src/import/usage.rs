@@ -13,6 +13,7 @@ use time::UtcOffset;
 
 use super::{
     mapping::{Field, Mapping, UsageTable},
+    planned::Planned,
     rows::{BatchCounts, KeyRefs, check_row_id},
     source::Row,
     treat::Columns,
@@ -38,6 +39,8 @@ const USER_AGENT_LENGTH_MAX: usize = 512;
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 const ERROR_CODE_LENGTH_MAX: usize = 64;
 const ERROR_MESSAGE_LENGTH_MAX: usize = 1000;
+/// How far the clocks of the source and of this machine may be apart.
+const CLOCKS_DIFFER_MAX: Duration = Duration::from_mins(5);
 /// The code of an error that has a message alone.
 const UNKNOWN_ERROR: &str = "UNKNOWN";
 
@@ -48,17 +51,40 @@ pub(super) struct Usage {
     keys: KeyRefs,
     /// Whether requests of this month are taken from monthly quotas.
     spends_quota: bool,
+    /// From when on a request may be of a key that was issued after the keys were read.
+    unsure_from: Timestamp,
 }
 
 impl Usage {
-    /// A table of a mapping, once its table of keys has been imported.
+    /// A table of a mapping, once its table of keys has been imported, which was begun at `keys_read_from`.
     ///
     /// # Errors
     /// The store's own.
-    pub(super) async fn open(context: &Context, mapping: &Mapping, table: &UsageTable) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        context: &Context,
+        mapping: &Mapping,
+        table: &UsageTable,
+        keys_read_from: Timestamp,
+    ) -> Result<Self, StoreError> {
         let keys = KeyRefs::of_table(context, &mapping.source, table.keys.as_deref()).await?;
         let (_, columns) = Columns::new(&table.table);
-        Ok(Self { columns, zone: mapping.time_zone, keys, spends_quota: spends_quota(mapping) })
+        let unsure_from = keys_read_from.minus(CLOCKS_DIFFER_MAX);
+        Ok(Self { columns, zone: mapping.time_zone, keys, spends_quota: spends_quota(mapping), unsure_from })
+    }
+
+    /// How many of these rows can be taken now: those before the first request of a key that is not here and may have
+    /// been issued since the keys were read.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(super) async fn ready(&mut self, context: &Context, rows: &[Row]) -> Result<usize, StoreError> {
+        let now = context.clock.now();
+        self.keys.find(context, rows.iter().filter_map(|row| self.columns.reference(row))).await?;
+        let waits = |row: &Row| {
+            let is_unknown = self.columns.reference(row).is_some_and(|reference| self.keys.get(reference).is_none());
+            is_unknown && self.time(row, now).is_ok_and(|time| time >= self.unsure_from)
+        };
+        Ok(rows.iter().position(waits).unwrap_or(rows.len()))
     }
 
     /// Brings in the rows that follow the position `after`, and moves the import on behind the last of them.
@@ -82,25 +108,37 @@ impl Usage {
         Ok(counts)
     }
 
-    /// Tells what would become of rows. Whether their keys will be there is not known before these have come over.
-    pub(super) fn plan_batch(&self, context: &Context, rows: &[Row]) -> BatchCounts {
+    /// Tells what would become of rows, where these keys would be there besides those that are.
+    ///
+    /// # Errors
+    /// The store's own.
+    pub(super) async fn plan_batch(
+        &mut self,
+        context: &Context,
+        rows: &[Row],
+        planned: &Planned,
+    ) -> Result<BatchCounts, StoreError> {
         let (mut counts, now) = (BatchCounts::default(), context.clock.now());
+        self.keys.find(context, rows.iter().filter_map(|row| self.columns.reference(row))).await?;
         for row in rows {
             let nobody = KeyId::from_u128(0);
-            match check_row_id(row, Refusal::BadUsage).and_then(|()| self.report(row, nobody, now)) {
-                Ok(_) if self.columns.reference(row).is_some() => counts.created += 1,
-                Ok(_) => counts.refuse(row, no_key()),
+            let read = check_row_id(row, Refusal::BadUsage).and_then(|()| {
+                let reference = self.columns.reference(row).ok_or_else(no_key)?;
+                let is_planned = self.keys.is_planned(reference, planned);
+                if is_planned { self.report(row, nobody, now).map(|_| ()) } else { Err(unknown_key()) }
+            });
+            match read {
+                Ok(()) => counts.created += 1,
                 Err(refused) => counts.refuse(row, refused),
             }
         }
-        counts
+        Ok(counts)
     }
 
     fn item(&self, row: &Row, now: Timestamp) -> Result<UsageItem, Refused> {
         check_row_id(row, Refusal::BadUsage)?;
         let reference = self.columns.reference(row).ok_or_else(no_key)?;
-        let unknown = || Refused::new(Refusal::UnknownKey, "key: no key came over from the row that it names");
-        let (key_id, organization_id) = self.keys.get(reference).ok_or_else(unknown)?;
+        let (key_id, organization_id) = self.keys.get(reference).ok_or_else(unknown_key)?;
         Ok(UsageItem { organization_id, report: self.report(row, key_id, now)? })
     }
 
@@ -182,6 +220,10 @@ impl Columns {
         let (text, is_cut) = self.raw(row, Field::Key)?;
         (!is_cut && !trim(text).is_empty()).then_some(text)
     }
+}
+
+fn unknown_key() -> Refused {
+    Refused::new(Refusal::UnknownKey, "key: no key came over from the row that it names")
 }
 
 fn no_key() -> Refused {

@@ -59,7 +59,8 @@ impl<'j> Tally<'j> {
     /// Begins to count a table, and tells so. `before` rows of it were read by an earlier run.
     pub(super) fn new(table: &str, kind: ImportKind, total: Option<u64>, before: u64, tell: Tell<'j>) -> Self {
         tell(Event::Table { table, kind, total, before });
-        Self { report: TableReport::new(table, kind), tell, begun: Instant::now() }
+        let report = TableReport { rows_before: before, ..TableReport::new(table, kind) };
+        Self { report, tell, begun: Instant::now() }
     }
 
     /// Counts a batch of rows that are no keys.

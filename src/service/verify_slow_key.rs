@@ -26,7 +26,7 @@ use crate::{
     clock::Uptime,
     domain::{
         ids::{KeyId, OrganizationId},
-        import::{Scheme, SlowHash, decoded_digest_of},
+        import::{Scheme, SlowHash, read_as_digest},
         outcome::Outcome,
         record::KeyRecord,
         secret::{Secret, hint_of},
@@ -272,8 +272,8 @@ async fn check(
     }
     match matched.and_then(|at| fitting.get(at).cloned()) {
         Some((id, organization_id, hash)) => {
-            let decoded = decoded_digest_of(secret.expose());
-            rehash::store_digest(context, (ask.digest, decoded), (id, organization_id), hash, now).await
+            let read_as = read_as_digest(secret.expose());
+            rehash::store_digest(context, (ask.digest, read_as), (id, organization_id), hash, now).await
         }
         None => Ok(Found::Nothing),
     }

@@ -62,6 +62,8 @@ pub struct SchemeCount {
     pub keys: i64,
     /// Of them, those that were used here.
     pub seen: i64,
+    /// Of them, those that were not and still can be.
+    pub unseen: i64,
     /// How often, beyond what the source had counted.
     pub uses: i64,
     /// The latest use of any of them, by the source's account too.
@@ -173,19 +175,26 @@ fn new_row(new: &NewImportedKey) -> row::ActiveModel {
 }
 
 /// Keys of an import that nobody has used here, whatever the source had counted, by owner and id: up to `limit` after
-/// the last one of the page before. Keys that are revoked are not among them.
+/// the last one of the page before. Keys that are revoked or expired at `now` are not among them.
 pub async fn list_unseen(
     db: &impl ConnectionTrait,
     import_id: RecordId,
+    now: Timestamp,
     after: Option<(String, KeyId)>,
     limit: u64,
 ) -> Result<Vec<Held>, StoreError> {
-    let unseen = Expr::col(Column::RequestCount).lte(Expr::col(Column::ImportRequestCount));
-    let select = row::Entity::find()
-        .filter(Column::ImportId.eq(import_id.to_string()))
-        .filter(Column::Status.ne(StoredStatus::Revoked.as_str()))
-        .filter(unseen);
+    let select = row::Entity::find().filter(Column::ImportId.eq(import_id.to_string())).filter(is_unseen(now));
     by_owner(db, select, after, limit).await
+}
+
+/// Whether nobody has used a key here who still may: one that is revoked or expired cannot be used any more.
+fn is_unseen(now: Timestamp) -> SimpleExpr {
+    let own = |column: Column| Expr::col((row::Entity, column));
+    let may_last = own(Column::ExpireTimeUs).is_null().or(own(Column::ExpireTimeUs).gt(now.micros()));
+    own(Column::RequestCount)
+        .lte(own(Column::ImportRequestCount))
+        .and(own(Column::Status).ne(StoredStatus::Revoked.as_str()))
+        .and(may_last)
 }
 
 /// Keys without anything that a secret could be compared with, as [`list_unseen`]; revoked ones too.
@@ -214,17 +223,20 @@ async fn by_owner(
     all(db, select.order_by_asc(Column::OwnerId).order_by_asc(Column::Id).limit(limit)).await
 }
 
-/// How many keys of each import stand under each scheme, and how many of them have been used since.
-pub async fn count_by_scheme(db: &impl ConnectionTrait) -> Result<Vec<SchemeCount>, StoreError> {
+/// How many keys of each import stand under each scheme, and how many of them have been used since, or not and still can
+/// be at `now`.
+pub async fn count_by_scheme(db: &impl ConnectionTrait, now: Timestamp) -> Result<Vec<SchemeCount>, StoreError> {
     let used = Expr::col((row::Entity, Column::LastUsedTimeUs));
     let count = Expr::col((row::Entity, Column::RequestCount));
     let before = Expr::col((row::Entity, Column::ImportRequestCount));
     let seen: SimpleExpr = Expr::case(count.clone().gt(before.clone()), 1).finally(0).into();
+    let unseen: SimpleExpr = Expr::case(is_unseen(now), 1).finally(0).into();
     let select = Query::select()
         .expr_as(Expr::col((row::Entity, Column::ImportId)), "import_id")
         .expr_as(Expr::col((row::Entity, Column::Scheme)), "scheme")
         .expr_as(Expr::col((row::Entity, Column::Id)).count(), "keys")
         .expr_as(seen.sum().cast_as("bigint"), "seen")
+        .expr_as(unseen.sum().cast_as("bigint"), "unseen")
         .expr_as(count.sub(before).sum().cast_as("bigint"), "uses")
         .expr_as(used.max(), "last_used")
         .from(row::Entity)
@@ -244,6 +256,7 @@ pub async fn count_by_scheme(db: &impl ConnectionTrait) -> Result<Vec<SchemeCoun
             scheme,
             keys: found.try_get("", "keys")?,
             seen: found.try_get::<Option<i64>>("", "seen")?.unwrap_or(0),
+            unseen: found.try_get::<Option<i64>>("", "unseen")?.unwrap_or(0),
             uses: found.try_get::<Option<i64>>("", "uses")?.unwrap_or(0),
             last_used_time: last_used.map(Timestamp::from_micros),
         });

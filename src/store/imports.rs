@@ -60,6 +60,8 @@ pub struct Import {
     pub fingerprint: String,
     /// JSON: what was dropped from the source; empty for nothing.
     pub contracted: String,
+    /// When the present pass began; `None` where that is not known.
+    pub began_time: Option<Timestamp>,
 }
 
 /// What a row of `imports` is found or made by.
@@ -100,6 +102,7 @@ impl TryFrom<row::Model> for Import {
             create_time: Timestamp::from_micros(row.create_time_us),
             update_time: Timestamp::from_micros(row.update_time_us),
             verified_time: row.verified_time_us.map(Timestamp::from_micros),
+            began_time: row.began_time_us.map(Timestamp::from_micros),
             source: row.source,
             table_name: row.table_name,
             position: row.position,
@@ -124,6 +127,7 @@ pub async fn find_or_insert(db: &impl ConnectionTrait, new: &NewImport<'_>) -> R
         state: Set(ImportState::Running.as_str().to_owned()),
         create_time_us: Set(new.now.micros()),
         update_time_us: Set(new.now.micros()),
+        began_time_us: Set(Some(new.now.micros())),
         ..Default::default()
     };
     let identity = [Column::Source, Column::TableName, Column::OrganizationId];
@@ -191,6 +195,7 @@ pub async fn restart(db: &impl ConnectionTrait, id: RecordId, now: Timestamp) ->
         existing_count: Set(0),
         refused_count: Set(0),
         update_time_us: Set(now.micros()),
+        began_time_us: Set(Some(now.micros())),
         ..Default::default()
     };
     update(db, id, changes).await

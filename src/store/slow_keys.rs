@@ -222,7 +222,7 @@ impl Row {
 }
 
 /// Puts a digest in the place of a slow hash, and beside it what stays of a secret that reads as a digest itself
-/// (`domain::import::decoded_digest_of`); says whether that hash still stood there.
+/// (`domain::import::decoded_digest`); says whether that hash still stood there.
 pub async fn update_to_digest(
     db: &impl ConnectionTrait,
     id: KeyId,

@@ -14,7 +14,7 @@ use serde_json::json;
 use crate::harness::cli::{self, Ran};
 use crate::harness::{Engine, Server, TestDatabase, create_organization, keystead_command, store_test, verify};
 
-const MIGRATIONS: usize = 12;
+const MIGRATIONS: usize = 13;
 
 fn is_a_secret(text: &str) -> bool {
     let random = text.strip_prefix("pk_live_").unwrap_or_default();

@@ -4,6 +4,7 @@
 //! Invariant: a source is only ever told apart from what it was by what `contract` does to it.
 
 mod beside_contract;
+mod binary;
 mod clients;
 mod contract;
 mod fed;

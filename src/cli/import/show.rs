@@ -63,6 +63,7 @@ pub(super) fn report_text(report: &Report) -> String {
     if report.dry_run {
         text.push_str("Nothing was written: `created` is what a run would create.\n\n");
     }
+    text.push_str(&went_on(report));
     let rows: Vec<Fields> = report.tables.iter().map(table_fields).collect();
     text.push_str(&output::table(REPORT_COLUMNS, &rows));
     let of = |counts: fn(&TableReport) -> &Counts| {
@@ -84,11 +85,28 @@ pub(super) fn report_text(report: &Report) -> String {
     text
 }
 
+/// After how many rows a run went on, and that it does not count them; nothing of one that read everything.
+fn went_on(report: &Report) -> String {
+    let mut text = String::new();
+    for table in report.tables.iter().filter(|table| table.rows_before > 0) {
+        // A file has no name of a table.
+        let name = if table.table.is_empty() { table.kind.as_str() } else { table.table.as_str() };
+        let _ = writeln!(text, "{}: went on after {} rows of runs before.", output::escape(name), table.rows_before);
+    }
+    if report.resumed || !text.is_empty() {
+        text.push_str(
+            "Counted here is this run alone: `keystead import status` counts what those before it did too.\n\n",
+        );
+    }
+    text
+}
+
 fn table_fields(table: &TableReport) -> Fields {
     vec![
         ("table", json!(table.table)),
         ("kind", json!(table.kind.as_str())),
         ("resumed", json!(table.resumed)),
+        ("rows_before", json!(table.rows_before)),
         ("rows", json!(table.rows)),
         ("created", json!(table.created)),
         ("existing", json!(table.existing)),

@@ -23,6 +23,8 @@ const BCRYPT_COSTS: std::ops::RangeInclusive<u8> = 4..=14;
 const ARGON2_MEMORY_MAX: u32 = 64 * 1024;
 const ARGON2_PASSES_MAX: u32 = 10;
 const ARGON2_LANES_MAX: u32 = 16;
+/// The least memory of Argon2 for each lane, in KiB: nothing can be computed with less (RFC 9106, section 3.1).
+const ARGON2_LANE_MEMORY_MIN: u32 = 8;
 
 /// With or without padding.
 const LENIENT: GeneralPurposeConfig =
@@ -73,12 +75,6 @@ pub fn decoded_digest(read_as: &Digest) -> Digest {
     Digest::from_array(hash)
 }
 
-/// The same of a text; `None` where it does not read as a digest.
-#[must_use]
-pub fn decoded_digest_of(text: &str) -> Option<Digest> {
-    read_as_digest(text).as_ref().map(decoded_digest)
-}
-
 /// The digest of a digest's own text, in lower-case hex: what a table of hashes of hashes holds.
 #[must_use]
 pub fn digest_of_hex(digest: &Digest) -> Digest {
@@ -117,13 +113,17 @@ pub(super) fn check_argon2(text: &str) -> Result<(), Invalid> {
     if !known || hash.salt.is_none() || hash.hash.is_none() || text.len() > HASH_LENGTH_MAX {
         return Err(refused());
     }
-    let parameter = |name: &str, most: u32| {
-        let value = hash.params.get_decimal(name);
-        value.is_some_and(|value| (1..=most).contains(&value))
+    let parameter =
+        |name: &str, most: u32| hash.params.get_decimal(name).filter(|value: &u32| (1..=most).contains(value));
+    let costs =
+        (parameter("m", ARGON2_MEMORY_MAX), parameter("t", ARGON2_PASSES_MAX), parameter("p", ARGON2_LANES_MAX));
+    let (Some(memory), Some(_), Some(lanes)) = costs else {
+        return Err(Invalid::new("must take at most 64 MiB, 10 passes and 16 lanes"));
     };
-    let bounded =
-        parameter("m", ARGON2_MEMORY_MAX) && parameter("t", ARGON2_PASSES_MAX) && parameter("p", ARGON2_LANES_MAX);
-    if bounded { Ok(()) } else { Err(Invalid::new("must take at most 64 MiB, 10 passes and 16 lanes")) }
+    if memory < lanes * ARGON2_LANE_MEMORY_MIN {
+        return Err(Invalid::new("must take at least 8 KiB a lane, or no secret could ever be compared with it"));
+    }
+    Ok(())
 }
 
 /// bcrypt sees the first 72 bytes of a secret alone; so did the system that the hash comes from.
@@ -208,5 +208,17 @@ mod tests {
         }
         assert!(check_argon2(&of("scrypt", "m=65536,t=2,p=1")).is_err());
         assert!(check_argon2("$argon2id$v=19$m=65536,t=2,p=1").is_err());
+    }
+
+    #[test]
+    fn an_argon2_hash_that_no_secret_could_be_compared_with_is_none() {
+        for (memory, lanes) in [(8, 1), (16, 2), (32, 4), (128, 16)] {
+            for (memory, is_legal) in [(memory, true), (memory - 1, false)] {
+                let hash = format!("$argon2id$v=19$m={memory},t=1,p={lanes}$c29tZXNhbHQ${}", "A".repeat(43));
+                assert_eq!(check_argon2(&hash).is_ok(), is_legal, "{hash}");
+                let costs = argon2::Params::new(memory, 1, lanes, None);
+                assert_eq!(costs.is_ok(), is_legal, "what checks secrets says the same: {hash}");
+            }
+        }
     }
 }

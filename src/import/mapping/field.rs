@@ -132,6 +132,23 @@ impl Field {
     /// What Keystead can know a secret by, in the order in which a row's are tried.
     pub const MATERIAL: &'static [Self] =
         &[Self::Secret, Self::Sha256Hex, Self::Sha256Base64, Self::Bcrypt, Self::Argon2];
+
+    /// Whether it is a secret, a part of one, or a hash that is written as text: in a column of bytes these are the
+    /// bytes of that text. A digest or an id in such a column is the bytes themselves.
+    #[must_use]
+    pub const fn is_of_secret(self) -> bool {
+        matches!(
+            self,
+            Self::Secret
+                | Self::Bcrypt
+                | Self::Argon2
+                | Self::LookUpId
+                | Self::Prefix
+                | Self::Hint
+                | Self::Display
+                | Self::SecretPrefix
+        )
+    }
 }
 
 /// Which fields a kind of table has.

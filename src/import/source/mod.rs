@@ -44,6 +44,8 @@ pub struct AskColumn {
     pub name: String,
     /// What is longer than this many characters comes as its first `length_max + 1`.
     pub length_max: u32,
+    /// Whether a binary value is the bytes of a text. Otherwise it comes as `\x` and two digits a byte.
+    pub is_text: bool,
 }
 
 impl AskColumn {
@@ -52,12 +54,18 @@ impl AskColumn {
         self.length_max.saturating_add(1).min(CHARACTERS_MAX)
     }
 
-    /// How many bytes of a binary value are enough for that many characters of `\x` and two digits a byte.
+    /// How many bytes of a binary value are enough for that many characters, of a text or of `\x` and two digits a byte.
     fn bytes(&self) -> u32 {
-        self.characters() / 2 + 1
+        if self.is_text {
+            self.characters().saturating_mul(CHARACTER_BYTES_MAX).min(CHARACTERS_MAX)
+        } else {
+            self.characters() / 2 + 1
+        }
     }
 }
 
+/// Of UTF-8.
+const CHARACTER_BYTES_MAX: u32 = 4;
 /// What every engine takes as a length: 32 bits with a sign.
 const CHARACTERS_MAX: u32 = 0x7fff_0000;
 

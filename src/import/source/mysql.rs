@@ -239,6 +239,9 @@ fn text_of(column: &AskColumn, kind: &str, name: &str) -> String {
         "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" | "enum" | "set" => {
             format!("CONVERT(SUBSTRING({name}, 1, {characters}) USING utf8mb4)")
         }
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" if column.is_text => {
+            format!("SUBSTRING({name}, 1, {bytes})")
+        }
         "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
             format!("SUBSTRING(CONCAT({BACKSLASH_X}, LOWER(HEX(SUBSTRING({name}, 1, {bytes})))), 1, {characters})")
         }

@@ -190,6 +190,10 @@ fn plan_of(ask: &Ask, table: &str, id: &Cells, columns: &[Cells]) -> Plan {
         let kind = columns.iter().find(|cells| cells.text(0) == column.name).map_or("text", |cells| cells.text(3));
         let text = match kind {
             "array" => format!("to_jsonb({name})::text"),
+            "bytea" if column.is_text => {
+                texts.push(format!("substring({name} FROM 1 FOR {bytes})"));
+                continue;
+            }
             "bytea" => format!("E'\\\\x' || encode(substring({name} FROM 1 FOR {bytes}), 'hex')"),
             _ => format!("{name}::text"),
         };

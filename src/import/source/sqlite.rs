@@ -250,10 +250,15 @@ fn plan_of(ask: &Ask, table: &str, kind: IdKind, order: &str) -> Plan {
     for column in &ask.columns {
         let name = format!("s.{}", quoted(&column.name, '"'));
         let (characters, bytes) = (column.characters(), column.bytes());
+        let blob = if column.is_text {
+            format!("substr({name}, 1, {bytes})")
+        } else {
+            format!("substr('\\x' || lower(hex(substr({name}, 1, {bytes}))), 1, {characters})")
+        };
         // substr() stops at a NUL, and would make another text of one that holds it: such a text is marked instead.
         texts.push(format!(
             "CASE typeof({name}) \
-             WHEN 'blob' THEN substr('\\x' || lower(hex(substr({name}, 1, {bytes}))), 1, {characters}) \
+             WHEN 'blob' THEN {blob} \
              WHEN 'text' THEN CASE WHEN instr({name}, char(0)) > 0 THEN char(0) || substr({name}, 1, {characters}) \
              ELSE substr({name}, 1, {characters}) END \
              ELSE CAST({name} AS TEXT) END"

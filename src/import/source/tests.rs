@@ -22,8 +22,11 @@ pub(super) async fn database(sql: &'static str) -> (TempDir, SourceUrl) {
 }
 
 pub(super) fn ask(table: &str, id: &str, columns: &[(&str, u32)]) -> Ask {
-    let columns =
-        columns.iter().map(|(name, length_max)| AskColumn { name: (*name).to_owned(), length_max: *length_max });
+    let columns = columns.iter().map(|(name, length_max)| AskColumn {
+        name: (*name).to_owned(),
+        length_max: *length_max,
+        is_text: false,
+    });
     Ask { table: table.to_owned(), id: id.to_owned(), columns: columns.collect() }
 }
 

@@ -51,22 +51,26 @@ impl Columns {
     #[must_use]
     pub fn new(table: &Table) -> (Ask, Self) {
         let mut columns: Vec<AskColumn> = Vec::new();
-        let mut place_of = |name: &str, length_max: u32| {
+        let mut place_of = |name: &str, length_max: u32, is_text: bool| {
             if let Some(at) = columns.iter().position(|column| column.name == name) {
                 if let Some(column) = columns.get_mut(at) {
                     column.length_max = column.length_max.max(length_max);
+                    column.is_text |= is_text;
                 }
                 return at;
             }
-            columns.push(AskColumn { name: name.to_owned(), length_max });
+            columns.push(AskColumn { name: name.to_owned(), length_max, is_text });
             columns.len() - 1
         };
         let place = |field: &Field| Place {
-            column: table.columns.get(field).map(|name| (place_of(name, field.length_max()), name.as_str().into())),
+            column: table.columns.get(field).map(|name| {
+                let at = place_of(name, field.length_max(), field.is_of_secret());
+                (at, name.as_str().into())
+            }),
             constant: table.values.get(field).map(|constant| constant.as_str().into()),
         };
         let places = Field::ALL.iter().map(place).collect();
-        let limits = table.limits.iter().map(|limit| (limit.clone(), place_of(&limit.column, LIMIT_LENGTH_MAX)));
+        let limits = table.limits.iter().map(|limit| (limit.clone(), place_of(&limit.column, LIMIT_LENGTH_MAX, false)));
         let limits = limits.collect();
         let ask = Ask { table: table.name.clone(), id: table.id.clone(), columns };
         (ask, Self { places, words: table.words.clone(), limits })

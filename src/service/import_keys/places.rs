@@ -3,12 +3,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::{ImportBatch, ImportItem, ItemResult, classify::Identity};
+use super::{ImportBatch, ItemResult, classify::Identity};
 use crate::{
     domain::{
         digest::Digest,
         ids::OrganizationId,
-        import::{GivenScheme, Refusal, Refused, decoded_digest, digest_of_hex},
+        import::{Refusal, Refused, decoded_digest, digest_of_hex},
         key::StoredStatus,
         organization::Organization,
     },
@@ -61,15 +61,15 @@ pub(super) fn refuse_unplaced(
     }
 }
 
-/// A plaintext that is what the digest of another key looks like would make that key's stored hash a secret. Whichever
-/// of the two comes second is refused; of one batch the plaintext.
+/// A secret that is what the digest of another key looks like would make that key's stored hash a secret. Whichever of
+/// the two comes second is refused; of one batch the one that reads so.
 pub(super) async fn refuse_stored_hashes(
     db: &impl Database,
     batch: &ImportBatch,
     results: &mut [Option<ItemResult>],
 ) -> Result<(), ServiceError> {
     let texts: Vec<Digest> = batch.items.iter().filter_map(|item| item.key.plaintext_as_digest).collect();
-    let given: Vec<Digest> = batch.items.iter().filter_map(given_hash).collect();
+    let given: HashSet<Digest> = batch.items.iter().filter_map(|item| item.key.material.digest()).copied().collect();
     let decoded: HashMap<Digest, Digest> = given.iter().map(|digest| (decoded_digest(digest), *digest)).collect();
     // That of a key of which the source held but a hash too.
     let written: HashMap<Digest, Digest> = given.iter().map(|digest| (digest_of_hex(digest), *digest)).collect();
@@ -81,25 +81,20 @@ pub(super) async fn refuse_stored_hashes(
     let shown_decoded = showing.iter().chain(&batch.planned).filter_map(|key| decoded.get(&key.decoded_digest?));
     let shown: HashSet<Digest> =
         shown_decoded.chain(hashes.iter().filter_map(|digest| written.get(digest))).copied().collect();
-    let digests = batch.items.iter().filter_map(|item| item.key.material.digest());
-    hashes.extend(digests.filter(|digest| !shown.contains(digest)));
+    hashes.extend(given.difference(&shown));
+    let reads_as_given = |digest: &Digest| written.get(digest).is_some_and(|of| given.contains(of) && of != digest);
     let refused = |message: &str| Some(ItemResult::Refused(Refused::new(Refusal::StoredHash, message)));
     for (item, result) in batch.items.iter().zip(results) {
+        let digest = item.key.material.digest();
         if item.key.plaintext_as_digest.is_some_and(|digest| hashes.contains(&digest)) {
             *result = refused("the text is the stored hash of another key");
-        } else if given_hash(item).is_some_and(|digest| shown.contains(&digest)) {
-            *result = refused("the hash itself, as text, is the secret of another key");
+        } else if digest.is_some_and(|digest| shown.contains(digest)) {
+            *result = refused("the hash of the key, as text, is the secret of another key");
+        } else if digest.is_some_and(reads_as_given) {
+            *result = refused("the hash is that of the stored hash of another key");
         }
     }
     Ok(())
-}
-
-/// The digest of a key of which the source holds that alone.
-fn given_hash(item: &ImportItem) -> Option<Digest> {
-    match item.key.given {
-        GivenScheme::Sha256Hex | GivenScheme::Sha256Base64 => item.key.material.digest().copied(),
-        GivenScheme::Plaintext | GivenScheme::Bcrypt | GivenScheme::Argon2 | GivenScheme::Missing => None,
-    }
 }
 
 /// New keys that find no room under their organization's cap. Revoked ones take none, and the same secret once more

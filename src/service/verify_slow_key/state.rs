@@ -27,8 +27,9 @@ use crate::{
     verify::{GenerationCache, Hit, Slot, SlowChecks},
 };
 
-/// For how long the outline of such keys is taken as known: a key that another process imports may be unknown for so
-/// long. Where it takes long to ask, it is asked less often, so that asking takes a small part of the time.
+/// For how long the outline of such keys is taken as known. Where it takes long to ask, it is asked less often, so that
+/// asking takes a small part of the time. A key that another process imports may be unknown for so long, and then for
+/// `OUTLINE_GRACE` and as long as its secret is remembered as refused.
 pub(super) const OUTLINE_AGE: Duration = Duration::from_secs(1);
 const OUTLINE_REST: u32 = 20;
 /// For how long an older outline still serves while a new one is asked for, so that nobody waits for it.

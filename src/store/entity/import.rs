@@ -21,6 +21,7 @@ pub struct Model {
     pub verified_time_us: Option<i64>,
     pub fingerprint: String,
     pub contracted: String,
+    pub began_time_us: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -1,7 +1,7 @@
 //! A page of `docs/` whose command blocks are run as an operator runs them: pasted into one POSIX shell, one after the
 //! other, with the variables that the page names. A block's name is the second word behind its fence, as in
 //! `sh measure-begin`; a block of another language is not run.
-//! Invariant: a block is run as it stands on the page; any command in it that fails ends it.
+//! Invariant: a block is run as it stands on the page. Any command in it that fails ends it, but for [`Shell::paste`].
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -108,8 +108,18 @@ impl Shell {
     /// Runs blocks to whatever end they come to.
     pub fn try_run(&self, names: &[&str]) -> Ran {
         let commands: Vec<String> = names.iter().map(|name| self.page.block(name)).collect();
+        self.end_of(&["-eu"], &commands.join("\n"))
+    }
+
+    /// Runs a block as a shell does that somebody types at: what fails ends nothing by itself. `before` is typed before
+    /// it, such as a function that takes the place of a program.
+    pub fn paste(&self, before: &str, name: &str) -> Ran {
+        self.end_of(&[], &format!("{before}\n{}", self.page.block(name)))
+    }
+
+    fn end_of(&self, options: &[&str], commands: &str) -> Ran {
         let mut command = Command::new("sh");
-        command.args(["-eu", "-c", &commands.join("\n")]).current_dir(&self.folder);
+        command.args(options).args(["-c", commands]).current_dir(&self.folder);
         for (variable, _) in std::env::vars_os() {
             let name = variable.to_string_lossy();
             if name.starts_with("KEYSTEAD_") || name.starts_with("PG") {
@@ -127,6 +137,12 @@ pub fn administrators_url(database: &TestDatabase) -> String {
     let url = postgres().admin_url();
     let (server, _) = url.rsplit_once('/').expect("a URL ends with the database's name");
     format!("{server}/{name}")
+}
+
+/// Gives a PostgreSQL database to another owner. Its tables stay whose they are.
+pub async fn give_database(database: &TestDatabase, owner: &str) {
+    let (_, name) = database.url.rsplit_once('/').expect("a URL ends with the database's name");
+    postgres().as_superuser(&format!("ALTER DATABASE {name} OWNER TO {owner}")).await;
 }
 
 /// Whether a text stands in the file of a table on the disk, in a row, in what is left of one, or in a column that was

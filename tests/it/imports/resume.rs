@@ -93,8 +93,8 @@ async fn a_run_that_was_killed_goes_on_where_it_was(database: TestDatabase) {
 
     let report = import.run(&["--refused-file", refused]);
     assert!(report.is("resumed"));
-    let seen = report.table("clients").counts(["rows", "created", "existing"]);
-    let left = [4000 - position, 3920 - before, 0];
+    let seen = report.table("clients").counts(["rows_before", "rows", "created", "existing"]);
+    let left = [position, 4000 - position, 3920 - before, 0];
     assert_eq!(seen.map(i64::try_from), left.map(Ok), "the rows after the position alone");
     assert_eq!((rows(&world).await, created(&world).await), (3920, 3920));
     assert_eq!(world.database.query_string("SELECT state FROM imports").await, "done");
@@ -132,9 +132,16 @@ async fn a_run_that_is_killed_again_and_again_comes_to_its_end(database: TestDat
         assert!(here >= last && created(&world).await == here, "{here} after {last}");
         last = here;
     }
-    import.run(&["--refused-file", file.to_str().expect("text")]);
+    let counted = "SELECT created_count + existing_count + refused_count FROM imports";
+    let before = world.database.query_i64(counted).await;
+    let run = || import.ran(&["run", "--refused-file", file.to_str().expect("text")]);
+    let last = run();
+    let said = format!("clients: went on after {before} rows of runs before.\nCounted here is this run alone: ");
+    assert!(last.code == 0 && last.stdout.starts_with(&said), "{before} rows were taken: {last:?}");
     assert_eq!((rows(&world).await, created(&world).await, audited(&world).await), (3920, 3920, 3920));
     world.assert_all(&keys, Outcome::Valid).await;
+    let whole = run();
+    assert!(whole.code == 0 && !whole.stdout.contains("went on"), "it has read everything: {whole:?}");
 }
 
 store_test!(a_run_that_is_repeated_changes_nothing);

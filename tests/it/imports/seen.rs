@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use keystead::proto::v1::Outcome;
+use keystead::proto::v1::{Outcome, RevokeKeyRequest};
 use serde_json::{Value, json};
 
 use super::fed::{FedRun, SOURCE};
@@ -73,4 +73,46 @@ async fn a_key_is_seen_once_it_was_presented_here_whatever_its_source_says_of_it
     wait_for(&world, &["fresh"], [2, 1]).await;
     assert_eq!(world.outcome(&world.keys.text("fresh")).await, Outcome::Valid);
     wait_for(&world, &[], [3, 0]).await;
+}
+
+const ENDS: &str = r#"
+source = "portal"
+organization = "acme"
+
+[[keys]]
+id = "name"
+[keys.columns]
+secret = "secret"
+name = "name"
+status = "status"
+expire-time = "expires_at"
+[keys.values]
+environment = "live"
+"#;
+
+store_test!(a_key_that_has_ended_is_neither_listed_nor_counted_as_never_seen);
+async fn a_key_that_has_ended_is_neither_listed_nor_counted_as_never_seen(database: TestDatabase) {
+    let world = World::new(database, "acme").await;
+    let rows = [
+        ("open", "active", ""),
+        ("lasting", "active", "2999-01-01T00:00:00Z"),
+        ("paused", "disabled", ""),
+        ("ended", "revoked", ""),
+        ("over", "active", "2025-01-01T00:00:00Z"),
+        ("to be ended", "active", ""),
+    ];
+    let text = rows.iter().fold("name,secret,status,expires_at\n".to_owned(), |mut text, (name, status, end)| {
+        let _ = writeln!(text, "{name},{},{status},{end}", world.keys.text(name));
+        text
+    });
+    let url = format!("csv:{}", world.write("keys.csv", &text).display());
+    assert_eq!(world.import(&url, ENDS).run(&[]).table("").count("created"), 6);
+    let before = BTreeSet::from(["open", "lasting", "paused", "to be ended"]);
+    assert_eq!(unseen(&world.status(&["--unseen"])), (before, [0, 4]));
+
+    let key_id = world.id_of_row("", "to be ended").await.expect("a key");
+    let request = RevokeKeyRequest { key_id, ..Default::default() };
+    world.server.keys().revoke_key(request).await.expect("revoked");
+    let after = BTreeSet::from(["open", "lasting", "paused"]);
+    assert_eq!(unseen(&world.status(&["--unseen"])), (after, [0, 3]), "a disabled one can be enabled again");
 }

@@ -167,3 +167,52 @@ async fn a_pass_that_has_left_a_table_out_leaves_it_out_to_its_end(database: Tes
     assert_eq!((ran.code, ran.stderr.contains("was left out")), (0, false), "{ran:?}");
     assert_eq!((world.key_count().await, requests(&world).await), (2, 5), "but now: of the first table none is lost");
 }
+
+/// A request of a key, made just now.
+async fn add_new_request(source: &SourceDatabase, id: usize, key: usize) {
+    let row = vec![cell(id.to_string()), cell(key.to_string()), cell(written(now()))];
+    source.insert("requests", "id, key_id, made_at", &[row]).await;
+}
+
+store_test!(requests_of_a_key_that_was_issued_since_the_keys_were_read_are_read_by_the_next_run);
+async fn requests_of_a_key_that_was_issued_since_the_keys_were_read_are_read_by_the_next_run(database: TestDatabase) {
+    let world = World::new(database, "acme").await;
+    let source = portal(&world).await;
+    let import = world.import(&source.reader_url().await, MAPPING);
+    set_secret(&source, 2, &world.keys.text("second")).await;
+    import.run(&[]);
+    // As though a run had been killed when it had read the keys; then a key is issued and used.
+    world.database.raw_sql("UPDATE imports SET state = 'running' WHERE table_name = 'requests'").await;
+    add_new_request(&source, 6, 1).await;
+    add_new_request(&source, 7, 3).await;
+    add_new_request(&source, 8, 1).await;
+    source.insert("client_keys", "id, secret", &[vec![cell("3"), cell(world.keys.text("third"))]]).await;
+    let ran = import.ran(&["run", "--output", "json", "--batch", "2"]);
+    assert_withheld(&ran, &["requests"]);
+    assert_eq!(ran.any_json()["resumed"], true, "the keys are not read again: {ran:?}");
+    assert!(ran.stderr.contains("may have been issued since the keys were read: run again"), "{ran:?}");
+    assert_eq!((world.key_count().await, requests(&world).await), (2, 7));
+    assert_eq!(state(&world, "requests").await, "withheld 6");
+
+    let report = import.run(&[]);
+    assert_eq!(report.table("requests").counts(["rows", "created", "refused"]), [2, 2, 0]);
+    assert_eq!((world.key_count().await, requests(&world).await), (3, 9), "none was lost, and none counts twice");
+}
+
+store_test!(requests_of_a_key_that_is_not_in_the_source_are_passed_over_once_they_are_old);
+async fn requests_of_a_key_that_is_not_in_the_source_are_passed_over_once_they_are_old(database: TestDatabase) {
+    let world = World::new(database, "acme").await;
+    let source = portal(&world).await;
+    let import = world.import(&source.reader_url().await, MAPPING);
+    set_secret(&source, 2, &world.keys.text("second")).await;
+    add_request(&source, "requests", 6, 9).await;
+    add_new_request(&source, 7, 9).await;
+    add_request(&source, "requests", 8, 1).await;
+    assert_withheld(&import.ran(&["run", "--output", "json"]), &["requests"]);
+    assert_eq!(state(&world, "requests").await, "withheld 6", "the request of an hour ago was of no key that comes");
+    let grown_old = format!("UPDATE requests SET made_at = '{}' WHERE id = 7", written(now() - 3600));
+    source.run(&grown_old).await;
+    let report = import.run(&[]);
+    assert_eq!(report.table("requests").counts(["rows", "created", "refused"]), [2, 1, 1]);
+    assert_eq!(report.table("requests").by("refusals").get("UNKNOWN_KEY"), Some(&1));
+}

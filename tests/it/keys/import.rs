@@ -13,7 +13,8 @@ use keystead::proto::v1::import_key::Material;
 use keystead::proto::v1::{Environment, ImportKey, KeyStatus, Outcome};
 
 use super::import_samples::{
-    CHEAP, argon2_of, bcrypt_of, digest, import, look_up_id, naming, of, plain, secret, sha256_hex, slow, told,
+    CHEAP, argon2_of, bare_slow, bcrypt_of, digest, expect_unknown, import, look_up_id, naming, of, plain, secret,
+    sha256_hex, slow, told,
 };
 use super::{Footprint, World, bad_fields, fields, from_now, presenting, with};
 use crate::harness::{TestDatabase, create_organization, store_test};
@@ -157,6 +158,22 @@ async fn every_kind_of_material_makes_a_key_that_its_secret_opens(database: Test
         world.expect_valid(presenting(secret), &result.key_id).await;
         world.expect_valid(presenting(secret), &result.key_id).await;
         world.expect_valid(naming(secret, &result.key_id), &result.key_id).await;
+    }
+}
+
+store_test!(a_slow_hash_that_only_a_kept_id_leads_to_is_taken_and_found_by_that_id);
+async fn a_slow_hash_that_only_a_kept_id_leads_to_is_taken_and_found_by_that_id(database: TestDatabase) {
+    let world = World::new(&database).await;
+    let kept = |key: ImportKey, id: &str| with(&key, |key| id.clone_into(&mut key.key_id));
+    let argon2 = of(Material::Argon2(argon2_of(&secret(1), Algorithm::Argon2id)));
+    let keys = vec![kept(bare_slow(&secret(0)), "ak_0"), kept(argon2, "ak_1"), bare_slow(&secret(2))];
+    let results = world.import(keys).await;
+    assert_eq!(told(&results), ["CREATED", "CREATED", "BAD_LOOK_UP_ID"], "to the last one nothing leads");
+    for (at, result) in results.iter().take(2).enumerate() {
+        let named = format!("ak_{at}");
+        expect_unknown(world.server.keys(), naming(&secret(2), &named), "another secret").await;
+        world.expect_valid(naming(&secret(at), &named), &result.key_id).await;
+        world.expect_valid(presenting(&secret(at)), &result.key_id).await;
     }
 }
 

@@ -114,6 +114,8 @@ async fn a_hash_whose_text_is_a_secret_already_is_refused(database: TestDatabase
     let hashes = (0..6).map(|at| digest(&secret(at))).collect();
     assert_eq!(told(&world.import(hashes).await), ["STORED_HASH"; 6]);
     assert_eq!(Footprint::of(&database).await, before);
+    let keys = (0..6).map(|at| plain(&secret(at))).collect();
+    assert_eq!(told(&world.import(keys).await), ["STORED_HASH"; 6], "nor the keys, whose digests would be stored");
     // The other way round, in base64 too.
     world.import_one(digest(&secret(10))).await;
     let texts = spellings.iter().map(|spell| plain(&spell(&secret(10)))).collect();

@@ -46,6 +46,7 @@ mod verify_slow;
 mod verify_slow_load;
 mod verify_slow_many;
 mod verify_slow_refused;
+mod verify_slow_twins;
 
 use std::collections::BTreeSet;
 

@@ -1,11 +1,12 @@
 //! The ways back before the contract: what was brought in goes out again and can come in anew, and what was done in
-//! Keystead since is listed. History and what was spent, which stay, count once all the same.
+//! Keystead since is listed. History and what was spent, which stay, count once all the same, as both sides say.
 
 use keystead::proto::v1::usage_stats_request::Subject;
 use keystead::proto::v1::{ApiKey, Granularity, Outcome, RevokeKeyRequest, UpdateKeyRequest, UsageStatsRequest};
 use prost_types::{FieldMask, Timestamp};
 
 use super::{Migration, ownership};
+use crate::harness::page::field;
 use crate::harness::{TestDatabase, create_key, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,6 +55,29 @@ async fn what_was_issued_revoked_disabled_and_shortened_since_is_listed() {
     migration.shell.set("SINCE", "2999-01-01T00:00:00Z");
     let listed = migration.shell.run(&["rollback-since"]);
     assert!(changed.iter().all(|id| !listed.contains(id.as_str())), "{listed}");
+}
+
+/// A `psql` that fails the first time.
+const FAILS_ONCE: &str = r#"
+psql() {
+  if [ -e failed ]; then command psql "$@"; else : > failed; return 2; fi
+}"#;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_that_do_not_go_keep_their_import_though_the_shell_goes_on_after_what_fails() {
+    let migration = ownership::brought_in().await;
+    let keys = "SELECT count(*) FROM api_keys WHERE import_id IS NOT NULL";
+    let imports = "SELECT count(*) FROM imports";
+    let before = (migration.database.query_i64(keys).await, migration.database.query_i64(imports).await);
+    assert!(before.0 > 0 && before.1 > 0);
+
+    let ran = migration.shell.paste(FAILS_ONCE, "rollback-expand");
+    assert_ne!(ran.code, 0, "{ran:?}");
+    let after = (migration.database.query_i64(keys).await, migration.database.query_i64(imports).await);
+    assert_eq!(after, before, "{ran:?}");
+    let ran = migration.shell.paste(FAILS_ONCE, "rollback-expand");
+    assert_eq!(ran.code, 0, "the next one does not fail: {ran:?}");
+    assert_eq!((migration.database.query_i64(keys).await, migration.database.query_i64(imports).await), (0, 0));
 }
 
 /// Keys and past requests of the source of `docs/migrating/4-organizations.toml`.
@@ -121,6 +145,21 @@ async fn history(migration: &Migration) -> (i64, i64) {
     (totals.requests_reported, totals.tokens)
 }
 
+/// Asserts that the page's way to compare the last month says these requests and tokens of both sides.
+async fn compares(migration: &mut Migration, (requests, tokens): (i64, i64)) {
+    migration.shell.set("ORGANIZATION_ID", ORGANIZATION);
+    for (name, ago) in [("FROM", "1 month"), ("TO", "0 months")] {
+        let moment = format!("date_trunc('month', now() AT TIME ZONE 'UTC') - interval '{ago}'");
+        let sql = format!("SELECT to_char({moment}, 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')");
+        let moment = migration.source.query_string(&sql).await;
+        migration.shell.set(name, moment);
+    }
+    let printed = migration.shell.run(&["usage-compare"]);
+    assert!(printed.starts_with(&format!("{requests}|{tokens}\n")), "{printed}");
+    let here = [field(&printed, "requests_reported"), field(&printed, "tokens")];
+    assert_eq!(here, [requests.to_string(), tokens.to_string()], "{printed}");
+}
+
 /// What limits and the quota have counted here.
 async fn spent(migration: &Migration) -> i64 {
     let sql = "SELECT CAST(sum(count) AS bigint) FROM rate_limit_tracking WHERE subject_id NOT LIKE 'import %'";
@@ -129,7 +168,7 @@ async fn spent(migration: &Migration) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn history_and_spent_limits_count_once_though_keys_go_out_and_come_in_again() {
-    let migration = Migration::start("4-organizations.toml", "organizations").await;
+    let mut migration = Migration::start("4-organizations.toml", "organizations").await;
     fill_organizations(&migration.source).await;
     let said = "SELECT count(*) FROM api_key_usage";
     let tokens = "SELECT sum(tokens_used)::bigint FROM api_key_usage";
@@ -137,6 +176,7 @@ async fn history_and_spent_limits_count_once_though_keys_go_out_and_come_in_agai
     let counted = KEYS * DAILY + REQUESTS_NOW + USED;
     migration.shell.run(&["run"]);
     assert_eq!((history(&migration).await, spent(&migration).await), (past, counted));
+    compares(&mut migration, past).await;
 
     let keys = "SELECT count(*) FROM api_keys WHERE import_id IS NOT NULL";
     migration.shell.run(&["rollback-expand"]);

@@ -29,7 +29,8 @@ const POSTGRES_TABLES: &str = "SELECT count(*) FROM information_schema.tables
     WHERE table_schema = 'public' AND table_name <> 'seaql_migrations'";
 
 /// What each migration's loss says, and the tables that go with it; newest first.
-const LOSSES: [(&str, &[&str]); 12] = [
+const LOSSES: [(&str, &[&str]); 13] = [
+    ("when an import that is under way began", &[]),
     ("which imported secrets read as a SHA-256 digest", &[]),
     ("how far each table of a source has come", &[]),
     ("no data; replicas no longer know of each other", &["replicas"]),

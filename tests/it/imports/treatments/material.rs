@@ -126,6 +126,7 @@ fn slow_hashes(keys: &Keys) -> Vec<Case> {
         bad("argon2 with too much memory", "argon2", format!("$argon2id$v=19$m=65537,t=1,p=1${tail}")),
         bad("argon2 with too many passes", "argon2", format!("$argon2id$v=19$m=64,t=11,p=1${tail}")),
         bad("argon2 with too many lanes", "argon2", format!("$argon2id$v=19$m=512,t=1,p=17${tail}")),
+        bad("argon2 with too little memory", "argon2", format!("$argon2id$v=19$m=64,t=1,p=9${tail}")),
         bad("argon2 of no known shape", "argon2", format!("argon2id:{tail}")),
         row("a look-up part that is no text")
             .with("bcrypt", of("look-up"))
