@@ -20,7 +20,7 @@ use crate::{
     domain::{
         digest::Digest,
         ids::{KeyId, OrganizationId, RecordId},
-        import::{Material, Scheme, decoded_digest, digest_of_hex},
+        import::{GivenScheme, Material, Scheme, decoded_digest, digest_of_hex},
         key::StoredStatus,
         permission::Reach,
         time::Timestamp,
@@ -324,11 +324,12 @@ fn names_met_by(item: &ImportItem) -> Vec<Name> {
     let mut names: Vec<Name> = key.kept_id.map(|id| By::Id(id).name()).into_iter().collect();
     names.extend(key.plaintext_as_digest.iter().map(|digest| By::Digest(digest).name()));
     match &key.material {
-        Material::Digest(digest) => names.extend([
-            By::Digest(digest).name(),
-            By::Decoded(&decoded_digest(digest)).name(),
-            By::Digest(&digest_of_hex(digest)).name(),
-        ]),
+        Material::Digest(digest) => {
+            names.extend([By::Digest(digest).name(), By::Decoded(&decoded_digest(digest)).name()]);
+            if key.given != GivenScheme::Plaintext {
+                names.push(By::Digest(&digest_of_hex(digest)).name());
+            }
+        }
         Material::Slow(hash) => names.push(By::Mark(&mark_of(hash)).name()),
         Material::Missing => {}
     }
