@@ -310,6 +310,8 @@ async fn a_nul_costs_its_row_of_organizations_and_of_limits_alone(database: Test
     // What was counted comes in while no server counts in memory.
     world.server.sigterm();
     assert!(world.server.wait_exit().await.success());
+    let planned = world.import(source.url(), ESTATE).plan(&[]);
+    assert_eq!(planned.table("counted").by("refusals").get("UNKNOWN_KEY"), Some(&1), "the key would be new");
     let file = world.path("refused.csv");
     let report =
         world.import(source.url(), ESTATE).run(&["--batch", "1", "--refused-file", file.to_str().expect("text")]);

@@ -97,6 +97,13 @@ async fn requests_wait_for_the_rows_of_their_keys_to_be_corrected(database: Test
     let import = world.import(&source.reader_url().await, MAPPING);
     let run = || import.ran(&["run", "--output", "json"]);
     assert_planned(&import, &["requests", "later_requests"]);
+    let report = import.plan(&[]);
+    assert_eq!(
+        report.table("requests").counts(["rows", "created", "refused"]),
+        [5, 3, 2],
+        "of a key that would be new"
+    );
+    assert_eq!(report.table("requests").by("refusals").get("UNKNOWN_KEY"), Some(&2));
     let planned = import.ran(&["plan"]);
     assert!(planned.stdout.contains("would leave for later: requests, later_requests\n"), "{planned:?}");
 
